@@ -1,0 +1,800 @@
+"""TD3-BST: offline reinforcement learning with Behavioral Supervisor Tuning, from a dataset to an evaluated policy.
+
+Srinivasan & Knottenbelt, "Offline Reinforcement Learning with Behavioral Supervisor Tuning", arXiv 2404.16399, and for
+the Morse network Dherin et al., "Morse Neural Networks for Uncertainty Quantification", arXiv 2307.00667.
+
+Train a Morse network, whose certainty M(s, a) = exp(-lambda^2 / 2 * ||f(s, a) - a||^2) is near 1 on the data, by
+    L(f) = E_D[-log M(s, a)] + E_{s~D, u~U}[M(s, u)],
+then TD3 with a policy objective that clones behaviour where the policy's action leaves the data's support:
+    L(pi) = E_D[-Q(s, pi(s)) / mean |Q| + (exp((1 - M(s, pi(s))) / mu) - 1) * ||pi(s) - a||^2].
+
+    python td3_bst.py --env-id antmaze-large-diverse                         # the experiment
+    python td3_bst.py --env-id hopper-medium-v2 --seed 2                     # the paper's own locomotion data
+    python td3_bst.py --env-id pen-human --weighting constant                # TD3+BC
+    python td3_bst.py --env-id pen-human --weighting constant --q-weight 0   # behaviour cloning
+    python td3_bst.py --env-id pen-human --q-weight 0                        # Morse-weighted behaviour cloning
+    python td3_bst.py --resume runs/RUN                                      # go on after Ctrl-C or a kill
+    python td3_bst.py --evaluate runs/RUN                                    # evaluate the saved policy again
+"""
+
+import copy
+import dataclasses
+import difflib
+import http.client
+import json
+import math
+import os
+import re
+import shlex
+import shutil
+import sys
+import time
+import urllib.request
+from importlib.metadata import version
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Literal
+
+import gymnasium as gym
+import h5py
+import minari
+import numpy as np
+import torch
+import tyro
+from gymnasium.envs.registration import EnvSpec
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.tensorboard import SummaryWriter
+
+gym.logger.min_level = gym.logger.ERROR  # Gymnasium calls the environments that the datasets need out of date
+import gymnasium_robotics  # noqa: E402
+
+gym.register_envs(gymnasium_robotics)
+
+
+@dataclasses.dataclass
+class Args:
+    # ---- experiment ----
+    env_id: str = "pointmaze-umaze"
+    """dataset: a D4RL name (antmaze-large-diverse, hopper-medium-v2, pen-human), a Minari id, or a D4RL-format .hdf5"""
+    eval_env_id: str | None = None
+    """Gymnasium id of the evaluation environment; unset: the dataset's own, and no evaluation where it has none"""
+    exp_name: str = Path(__file__).stem
+    """name of the experiment, part of the run's folder name"""
+    seed: int = 1
+    """seed of initial weights, batches, noise and evaluation episodes"""
+    device: str = "cuda" if torch.cuda.is_available() else "cpu"
+    """torch device; unset: cuda if there is one, else cpu"""
+    matmul_precision: Literal["highest", "high", "medium"] = "highest"
+    """of float32 matrix products: highest is float32, high TF32 on CUDA, medium bfloat16 where the hardware has it"""
+    total_timesteps: int = 1_000_000
+    """gradient steps after Morse pre-training"""
+    eval_freq: int = 50_000
+    """gradient steps between evaluations; the last step is always evaluated"""
+    eval_episodes: int | None = None
+    """complete episodes per evaluation, each with a seed of its own"""
+    num_eval_envs: int = 10
+    """environments stepped together in an evaluation; does not change what is evaluated"""
+    log_freq: int = 1_000
+    """steps between log entries, each with a check that the losses are finite and a checkpoint"""
+    dataset_fraction: float = 1.0
+    """share of the dataset's episodes to train on, in (0, 1], drawn at random by seed"""
+    runs_dir: str = "runs"
+    """folder that the run's own folder is made in"""
+    resume: str | None = None
+    """run folder to go on with; other arguments must be those it was started with"""
+    evaluate: str | None = None
+    """run folder whose saved policy to evaluate again, without training"""
+
+    # ---- data ----
+    normalize_obs: bool = True
+    """scale observations to the dataset's mean 0 and deviation 1 per dimension"""
+    reward_shift: float | None = None
+    """added to every reward of the data"""
+    reward_scale: float = 1.0
+    """multiplies every reward of the data, after the shift"""
+
+    # ---- TD3 (Fujimoto et al. 2018, arXiv 1802.09477; the defaults are its own where not said otherwise) ----
+    discount: float | None = None
+    """gamma, in [0, 1)"""
+    tau: float = 0.005
+    """Polyak step of the target networks, in (0, 1]"""
+    batch_size: int = 256
+    """transitions per gradient step"""
+    actor_learning_rate: float = 3e-4
+    """Adam step size of the policy"""
+    critic_learning_rate: float = 3e-4
+    """Adam step size of the critics"""
+    actor_hidden_dims: tuple[int, ...] = (256, 256)
+    """widths of the policy's ReLU layers"""
+    critic_hidden_dims: tuple[int, ...] | None = None
+    """widths of each critic's ReLU layers"""
+    critic_layernorm: bool = True
+    """LayerNorm, without affine parameters, before each ReLU of the critics (ours)"""
+    policy_noise: float = 0.2
+    """deviation of the Gaussian noise on target actions, in units of an action space of [-1, 1]"""
+    noise_clip: float = 0.5
+    """bound of that noise"""
+    policy_frequency: int = 2
+    """critic steps per step of policy and target networks"""
+
+    # ---- Morse network ----
+    morse_steps: int = 20_000
+    """gradient steps of its pre-training (ours)"""
+    morse_batch_size: int = 256
+    """states per step (ours)"""
+    morse_hidden_dims: tuple[int, ...] = (256, 256, 256)
+    """widths of its ReLU layers (ours)"""
+    morse_learning_rate: float = 1e-3
+    """Adam step size (ours)"""
+    num_uniform: int = 4
+    """uniform actions per state in the second term of its loss (ours)"""
+    uniform_weight: float = 1.0
+    """weight of that term; 1 is the paper's"""
+    kernel: Literal["rbf", "rq"] = "rbf"
+    """M at distance d: rbf exp(-lambda^2 d^2 / 2), the paper's, or rq (1 + lambda^2 d^2 / (2 r))^-r, heavier-tailed"""
+    rq_shape: float = 1.0
+    """r of the rational quadratic kernel, > 0"""
+    kernel_scale_factor: float = 0.5
+    """lambda = factor * k, k action dimensions; larger trusts less around the data; k/2 is the paper's for AntMaze"""
+
+    # ---- policy objective ----
+    weighting: Literal["morse", "constant"] = "morse"
+    """weight of the squared error: exp((1 - M) / mu) - 1, the paper's, or a constant one"""
+    temperature: float | None = None
+    """mu: the weight runs from 0 where M is 1 to exp(1/mu) - 1 where M is 0; >= 1/80, below which float32 overflows"""
+    detach_weight: bool = True
+    """whether the weight is a coefficient (ours: the paper does not say) or the gradient also flows through it"""
+    constant_weight: float = 0.4
+    """with constant weighting, the weight of the squared error averaged over action dimensions; 1/2.5 is TD3+BC's"""
+    q_weight: float = 1.0
+    """weight of the critic's term; 1 is the paper's, 0 leaves behaviour cloning and trains no critic"""
+
+
+# What fills the fields left unset. All ours: the paper has one set of values per domain, but does not give these.
+DOMAIN_FIELDS = ("discount", "reward_shift", "critic_hidden_dims", "temperature", "eval_episodes")
+DOMAINS = {
+    "antmaze": (0.995, -1.0, (256, 256, 256), 0.5, 100),
+    "pointmaze": (0.99, -1.0, (256, 256), 0.5, 100),
+    "adroit": (0.99, 0.0, (256, 256), 0.5, 10),
+    "locomotion": (0.99, 0.0, (256, 256), 0.5, 10),
+    "other": (0.99, 0.0, (256, 256), 0.5, 10),
+}
+DOMAIN_PATTERNS = ("antmaze", "pointmaze", r"\b(pen|door|hammer|relocate)\b", r"halfcheetah|hopper|walker2d|mujoco", "")
+DATA_KEYS = ("observations", "actions", "rewards", "next_observations", "terminations")
+
+
+def domain_of(env_id):
+    """The name of a dataset's row of DOMAINS: the first whose pattern is found in the dataset's name."""
+    return next(name for name, pattern in zip(DOMAINS, DOMAIN_PATTERNS) if re.search(pattern, env_id.lower()))
+
+
+class UserError(Exception):
+    """Something for the user to mend. The message is one line: what is wrong and what to do about it."""
+
+
+# ---------------------------------------------------------------- networks
+
+def mlp(*dims):
+    """A ReLU network with layers of these widths, input and output included."""
+    layers = [layer for i, o in zip(dims, dims[1:]) for layer in (nn.Linear(i, o), nn.ReLU())]
+    return nn.Sequential(*layers[:-1])
+
+
+class Actor(nn.Module):
+    """Deterministic policy pi(s): (batch, obs_dim) -> (batch, action_dim) in [-1, 1]."""
+
+    def __init__(self, obs_dim, action_dim, hidden_dims=(256, 256)):
+        super().__init__()
+        self.net = mlp(obs_dim, *hidden_dims, action_dim)
+
+    def forward(self, obs):
+        return torch.tanh(self.net(obs))
+
+
+class Critic(nn.Module):
+    """Twin Q(s, a), both in one batched product: (batch, obs_dim), (batch, action_dim) -> (2, batch)."""
+
+    def __init__(self, obs_dim, action_dim, hidden_dims=(256, 256), layernorm=True):
+        super().__init__()
+        dims = [obs_dim + action_dim, *hidden_dims, 1]
+        pairs = list(zip(dims, dims[1:]))  # each layer starts as nn.Linear does, uniform up to 1 / sqrt(inputs)
+        self.weights = nn.ParameterList(torch.empty(2, i, o).uniform_(-(i**-0.5), i**-0.5) for i, o in pairs)
+        self.biases = nn.ParameterList(torch.empty(2, 1, o).uniform_(-(i**-0.5), i**-0.5) for i, o in pairs)
+        self.layernorm = layernorm
+
+    def forward(self, obs, action, twins=2):
+        """Values of the first `twins` critics, (twins, batch)."""
+        x = torch.cat([obs, action], -1).expand(twins, -1, -1)  # (twins, batch, obs_dim + action_dim)
+        for layer, (weight, bias) in enumerate(zip(self.weights, self.biases)):
+            x = torch.baddbmm(bias[:twins], x, weight[:twins])  # (twins, batch, width)
+            if layer < len(self.weights) - 1:
+                x = F.relu(F.layer_norm(x, x.shape[-1:]) if self.layernorm else x)
+        return x.squeeze(-1)
+
+
+class MorseNetwork(nn.Module):
+    """Uncertainty model over state-action pairs (Dherin et al. 2023; Srinivasan & Knottenbelt 2024).
+
+    `forward` is f(s, a): (..., obs_dim), (..., action_dim) -> (..., action_dim), whose target is a itself.
+    `kernel_scale` is lambda, in units of 1 / action; unset, half the action dimension."""
+
+    def __init__(self, obs_dim, action_dim, hidden_dims=(256, 256, 256), kernel_scale=None, kernel="rbf", rq_shape=1.0):
+        super().__init__()
+        self.net = mlp(obs_dim + action_dim, *hidden_dims, action_dim)
+        self.kernel_scale = action_dim / 2 if kernel_scale is None else kernel_scale
+        self.kernel, self.rq_shape = kernel, rq_shape
+
+    def forward(self, obs, action):
+        return self.net(torch.cat([obs, action], -1))
+
+    def neg_log_certainty(self, obs, action):
+        """-log M(s, a) >= 0 in closed form, (...,): lambda^2 d^2 / 2 (rbf) or r log1p(lambda^2 d^2 / (2 r)) (rq)."""
+        half = 0.5 * self.kernel_scale**2 * (self(obs, action) - action).square().sum(-1)
+        return half if self.kernel == "rbf" else self.rq_shape * torch.log1p(half / self.rq_shape)
+
+    def certainty(self, obs, action):
+        """M(s, a) in (0, 1], (...,)."""
+        return torch.exp(-self.neg_log_certainty(obs, action))
+
+
+# ---------------------------------------------------------------- losses
+
+def morse_loss(morse, obs, action, uniform_action, uniform_weight=1.0):
+    """L(f) and its parts, on obs (batch, obs_dim), action (batch, k), uniform_action (batch, num_uniform, k)."""
+    neg_log_certainty = morse.neg_log_certainty(obs, action)  # (batch,)
+    states = obs.unsqueeze(1).expand(-1, uniform_action.shape[1], -1)  # (batch, num_uniform, obs_dim)
+    uniform_certainty = morse.certainty(states, uniform_action)  # (batch, num_uniform)
+    loss = neg_log_certainty.mean() + uniform_weight * uniform_certainty.mean()  # E_D[-log M(s, a)] + E_D,U[M(s, u)]
+    metrics = {"certainty/data": torch.exp(-neg_log_certainty), "certainty/uniform": uniform_certainty}
+    return loss, metrics | {"loss/morse": loss}
+
+
+def critic_loss(critic, target_critic, target_actor, batch, noise, discount):
+    """TD3's critic loss, summed over the twins. The target policy's action gets noise (batch, k), clipped already."""
+    with torch.no_grad():
+        next_action = (target_actor(batch["next_observations"]) + noise).clamp(-1, 1)
+        next_q = target_critic(batch["next_observations"], next_action).min(0).values  # (batch,)
+        target = batch["rewards"] + discount * (1 - batch["terminations"]) * next_q  # r + gamma (1 - d) min Qi'(s', a')
+    q = critic(batch["observations"], batch["actions"])  # (2, batch), against a target of (batch,)
+    return (q - target).square().mean(1).sum()  # sum_i E_D[(Q_i(s, a) - target)^2]
+
+
+def actor_loss(actor, critic, morse, batch, args):
+    """L(pi) of TD3-BST and its parts; of TD3+BC and behaviour cloning too, by args.weighting and args.q_weight."""
+    obs, action = batch["observations"], batch["actions"]
+    pi = actor(obs)
+    error = (pi - action).square().sum(-1)  # ||pi(s) - a||^2, (batch,)
+    metrics = {"policy/bc_error": error}
+    weight = args.constant_weight / action.shape[-1]
+    if args.weighting == "morse":
+        certainty = morse.certainty(obs, pi.detach() if args.detach_weight else pi)  # M(s, pi(s)), (batch,)
+        weight = torch.expm1((1 - certainty) / args.temperature)  # exp((1 - M) / mu) - 1, (batch,)
+        metrics |= {"certainty/policy": certainty, "policy/weight": weight}
+    loss = (weight * error).mean()  # E_D[weight * ||pi(s) - a||^2]
+    if args.q_weight > 0:
+        q = critic(obs, pi, twins=1)[0]  # (batch,)
+        loss = loss - args.q_weight * q.mean() / q.abs().mean().detach()  # E_D[-Q(s, pi(s)) / Z_Q], Z_Q = mean |Q|
+        metrics["policy/q"] = q
+    return loss, metrics | {"loss/actor": loss}
+
+
+# ---------------------------------------------------------------- data
+
+SHORT_NAMES = {  # D4RL's datasets in Minari: "pen-human" is the newest D4RL/pen/human-vN
+    "antmaze": ["umaze", "umaze-diverse", "medium-play", "medium-diverse", "large-play", "large-diverse"],
+    "pointmaze": ["open", "umaze", "medium", "large", "open-dense", "umaze-dense", "medium-dense", "large-dense"],
+    **{group: ["human", "cloned", "expert"] for group in ("pen", "door", "hammer", "relocate")},
+    "kitchen": ["complete", "partial", "mixed"],
+}
+LOCOMOTION = {  # environment to evaluate in, returns of a random and of an expert policy (Fu et al., arXiv 2004.07219)
+    "halfcheetah": ("HalfCheetah-v4", -280.178953, 12135.0),
+    "hopper": ("Hopper-v4", -20.272305, 3234.3),
+    "walker2d": ("Walker2d-v4", 1.629008, 4592.3),
+}
+QUALITIES = ("random", "medium", "expert", "medium-replay", "medium-expert", "full-replay")
+LOCOMOTION_NAMES = [f"{robot}-{quality}-v2" for robot in LOCOMOTION for quality in QUALITIES]
+D4RL_URL = "http://rail.eecs.berkeley.edu/datasets/offline_rl/gym_mujoco_v2"
+GOAL_RADIUS = 0.45  # metres at which Gymnasium-Robotics' mazes count the goal as reached
+
+
+def locate_minari(env_id):
+    """Id of a local Minari dataset for a short name or a Minari id, downloaded if it is not there. Raises UserError."""
+    group, _, rest = env_id.partition("-")
+    is_short = re.sub(r"-v\d+$", "", rest) in SHORT_NAMES.get(group, [])
+    name = f"D4RL/{group}/{rest}" if is_short else env_id
+
+    def pick(dataset_ids):  # the one called so or, where `name` has no version, the newest
+        matches = [i for i in dataset_ids if i == name or i.rpartition("-v")[0] == name]
+        return max(matches, key=lambda i: int(i.rpartition("-v")[2]), default=None)
+
+    root, local = minari.storage.get_dataset_path(), minari.list_local_datasets(compatible_minari_version=True)
+    if pick(local) or (root / name / "data").exists():  # there but not listed, it is damaged: reading it says how
+        return pick(local) or name
+    known = [f"{g}-{r}" for g, rests in SHORT_NAMES.items() for r in rests] + LOCOMOTION_NAMES + list(local)
+    near = ", ".join(difflib.get_close_matches(env_id, known, n=3, cutoff=0.5)) or "none; the README lists the names"
+    unknown = UserError(f"there is no dataset {env_id!r}; near matches: {near}")
+    if not is_short and not re.fullmatch(r"[-\w]+(/[-\w]+)+-v\d+", name):
+        raise unknown
+    advice = f"download it elsewhere (`minari download {name}`) and copy its folder below {root}"
+    if env_id in ("pointmaze-umaze", "pointmaze-medium", "pointmaze-large"):
+        advice = f"recreate it with `python benchmark/make_dataset.py {env_id}`, then --env-id td3-bst/{env_id}-v0"
+    print(f"{name} is not in {root}: asking Minari's remote ...")
+    dataset_id, prefix = None, re.sub(r"-v\d+$", "", name)
+    try:
+        dataset_id = pick(minari.list_remote_datasets(prefix=prefix, compatible_minari_version=True))
+        if dataset_id is None:
+            raise unknown
+        minari.download_dataset(dataset_id, force_download=True)
+        return dataset_id
+    except BaseException as error:
+        if dataset_id:
+            shutil.rmtree(root / dataset_id, ignore_errors=True)  # half a dataset would be taken for a whole one
+        if isinstance(error, UserError) or not isinstance(error, Exception):
+            raise
+        raise UserError(f"{name} is not in {root} and cannot be downloaded ({error!r}); {advice}") from error
+
+
+def locate_hdf5(name):
+    """Path of a D4RL locomotion file where the D4RL package keeps it, downloaded if not there. Raises UserError."""
+    folder = Path(os.environ.get("D4RL_DATASET_DIR", Path.home() / ".d4rl" / "datasets"))
+    path = folder / (name.removesuffix("-v2").replace("-", "_") + "-v2.hdf5")
+    if path.exists():
+        return path
+    url, part = f"{D4RL_URL}/{path.name}", path.with_suffix(".part")
+    print(f"downloading {url} to {path} ...")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with urllib.request.urlopen(url, timeout=30) as response, open(part, "wb") as file:
+            shutil.copyfileobj(response, file)
+        h5py.File(part, "r").close()  # a file cut short does not open
+        os.replace(part, path)
+        return path
+    except (OSError, http.client.HTTPException) as error:
+        raise UserError(f"cannot download {url} ({error!r}); put the file at {path} by hand") from error
+
+
+def choose_episodes(num_episodes, args):
+    """Sorted numbers of the `dataset_fraction` of the episodes to train on, at least one, drawn by seed."""
+    count = max(1, round(args.dataset_fraction * num_episodes))
+    return np.sort(np.random.default_rng(args.seed).permutation(num_episodes)[:count])
+
+
+def read_hdf5(path, args):
+    """Transitions of a D4RL-format file: DATA_KEYS to float32 arrays with a row each. Raises UserError, OSError.
+
+    Without next_observations the next one is the following row's, and the last row of an episode that did not end in a
+    terminal is dropped: what followed it is not stored."""
+    with h5py.File(path, "r") as file:
+        has_next = "next_observations" in file
+        needed = ["observations", "actions", "rewards", "terminals", "next_observations" if has_next else "timeouts"]
+        lengths = {key: len(file[key]) if key in file else 0 for key in needed}
+        if len(set(lengths.values())) > 1:
+            raise UserError(f"{path} is not whole: the rows of its fields are {lengths}")
+        terminals = file["terminals"][:].reshape(-1).astype(bool)
+        ends = terminals | (file["timeouts"][:].reshape(-1).astype(bool) if "timeouts" in file else False)
+        if not ends.any():
+            raise UserError(f"{path} has no complete episode: none of its {len(ends)} rows is a terminal or a timeout")
+        episode = np.cumsum(ends) - ends  # (length,), number of each row's episode
+        keep = np.isin(episode, choose_episodes(episode[-1] + 1, args))
+        if not has_next:
+            keep &= terminals | ~np.append(ends[:-1], True)
+        keep = np.flatnonzero(keep)
+
+        def read(key):
+            array = np.empty(file[key].shape, np.float32)
+            file[key].read_direct(array)
+            return array
+
+        obs = read("observations")
+        next_obs = read("next_observations")[keep] if has_next else obs[keep + ~terminals[keep]]  # unused if terminal
+        values = obs[keep], read("actions")[keep], read("rewards").reshape(-1)[keep], next_obs, terminals[keep]
+        return {key: value.astype(np.float32, copy=False) for key, value in zip(DATA_KEYS, values)}
+
+
+def flatten_obs(space, obs):
+    """Stored observations to (length, obs_dim), in the order of Gymnasium's FlattenObservation. Raises UserError."""
+    if isinstance(space, gym.spaces.Dict):
+        return np.concatenate([flatten_obs(subspace, obs[key]) for key, subspace in space.items()], -1)
+    if not isinstance(space, gym.spaces.Box):
+        raise UserError(f"observations of {space} are not supported; they must be boxes of numbers or dicts of them")
+    return np.asarray(obs, np.float32).reshape(len(obs), -1)
+
+
+def maze_episode(obs, terminations):
+    """Which transitions of a goal maze's episode to keep, and which of those are terminal: boolean arrays (length,).
+
+    The first success is terminal, and what follows it is dropped until the goal or the episode changes. A transition
+    within which the goal changes starts from an observation with the old goal, and is dropped as well."""
+    goal = np.asarray(obs["desired_goal"])  # (length + 1, 2)
+    stale = (goal[1:] != goal[:-1]).any(-1)  # (length,)
+    success = np.linalg.norm(obs["achieved_goal"][1:] - goal[1:], axis=-1) <= GOAL_RADIUS  # (length,)
+    keep, starts = ~stale, [0, *np.flatnonzero(stale) + 1]
+    for start, end in zip(starts, [*starts[1:], len(keep)]):
+        hits = np.flatnonzero(success[start:end])
+        if len(hits):
+            keep[start + hits[0] + 1 : end] = False
+    return keep, success | terminations
+
+
+def read_minari(dataset, is_maze, args):
+    """Transitions of a Minari dataset: DATA_KEYS to float32 arrays with a row each. Raises UserError, OSError.
+
+    Episodes hold one observation more than actions; no next observation is built across an episode's end."""
+    size, obs_dim, row = dataset.total_steps, gym.spaces.flatdim(dataset.observation_space), 0
+    shapes = (obs_dim,), dataset.action_space.shape, (), (obs_dim,), ()
+    data = {key: np.empty((size, *shape), np.float32) for key, shape in zip(DATA_KEYS, shapes)}
+    chosen = choose_episodes(dataset.total_episodes, args)
+    for count, episode in enumerate(dataset.iterate_episodes(dataset.episode_indices[chosen]), 1):
+        obs, terminations = flatten_obs(dataset.observation_space, episode.observations), episode.terminations
+        keep = np.ones(len(terminations), bool)
+        if is_maze:
+            keep, terminations = maze_episode(episode.observations, terminations)
+        rows = slice(row, row := row + np.count_nonzero(keep))
+        for key, values in zip(DATA_KEYS, (obs[:-1], episode.actions, episode.rewards, obs[1:], terminations)):
+            data[key][rows] = values[keep]
+        if count % 500 == 0 or count == len(chosen):
+            print(f"\rread {count:,} of {len(chosen):,} episodes ", end="" if count < len(chosen) else "\n", flush=True)
+    return {key: values[:row] for key, values in data.items()}
+
+
+def align_walls(eval_map, data_map):
+    """The evaluation maze, mirrored if need be so that its walls are the data's, and how ("" or words). Raises UserError.
+
+    Minari's AntMaze umaze evaluates on a map mirrored against the data's (Minari issue 304)."""
+    maze, walls = np.array(eval_map, dtype=object), np.array(data_map, dtype=object) == 1
+    mirrors = {"": maze, "left to right": maze[:, ::-1], "top to bottom": maze[::-1], "both ways": maze[::-1, ::-1]}
+    for how, mirrored in mirrors.items():
+        if np.array_equal(mirrored == 1, walls):
+            return mirrored.tolist(), how
+    raise UserError("the evaluation maze has other walls than the data's; pass --eval-env-id of one that has the same")
+
+
+def evaluation_spec(env_id, dataset, is_maze):
+    """EnvSpec to evaluate in: of `env_id`, else the dataset's, else None. Raises UserError.
+
+    In a maze an episode ends at the first success, within the registered time limit, between the data's walls."""
+    if not env_id and not (dataset and (dataset.env_spec or dataset.storage.metadata.get("eval_env_spec"))):
+        return None
+    try:
+        spec = (gym.make(env_id) if env_id else dataset.recover_environment(eval_env=True)).spec
+        if is_maze:
+            spec.kwargs["continuing_task"] = False
+            spec.max_episode_steps = gym.spec(spec.id).max_episode_steps
+            data_map = dataset.env_spec.kwargs.get("maze_map") if dataset.env_spec else None
+            spec.kwargs["maze_map"], how = align_walls(spec.kwargs["maze_map"], data_map or spec.kwargs["maze_map"])
+            if how:
+                print(f"the evaluation maze is mirrored {how}, start and goal with it: its walls were not the data's")
+        gym.make(spec).close()
+        return spec
+    except UserError:
+        raise
+    except Exception as error:  # whatever the environment raises
+        raise UserError(f"cannot make the evaluation environment ({error!r}); pass another --eval-env-id") from error
+
+
+def check_data(arrays, dataset_id, obs_space, action_space, spec):
+    """Raise UserError unless the arrays are sound and the environment's spaces, if there is one, are the dataset's."""
+    if not (isinstance(action_space, gym.spaces.Box) and action_space.is_bounded() and len(action_space.shape) == 1):
+        raise UserError(f"actions of {dataset_id} are {action_space}, not continuous vectors with finite bounds")
+    env = gym.make(spec) if spec else None
+    if env and gym.spaces.flatdim(env.observation_space) != gym.spaces.flatdim(obs_space):
+        raise UserError(f"{spec.id} observes {env.observation_space}, the data {obs_space}; pass the right --eval-env-id")
+    if env and not np.array_equal([env.action_space.low, env.action_space.high], [action_space.low, action_space.high]):
+        raise UserError(f"{spec.id} takes actions {env.action_space}, the data {action_space}; pass the right --eval-env-id")
+    if not len(arrays["rewards"]):
+        raise UserError(f"{dataset_id} is empty: it has no transition of a complete episode")
+    for key, array in arrays.items():
+        if bad := array.size - np.count_nonzero(np.isfinite(array)):
+            raise UserError(f"{dataset_id} has {bad} NaN or infinite values in {key}; repair or drop those rows")
+    excess = float(np.maximum(action_space.low - arrays["actions"], arrays["actions"] - action_space.high).max())
+    if excess > 1e-4:  # more than rounding
+        raise UserError(f"{dataset_id} has actions up to {excess:.3g} outside {action_space}; scale or clip them")
+
+
+def load_dataset(args, device):
+    """The transitions to train on, and what acting and scoring need to know. Raises UserError.
+
+    Returns `data`, float32 tensors on the device: observations and next_observations (N, obs_dim), normalised if so
+    asked; actions (N, k) in [-1, 1]; rewards (N,), shifted and scaled; terminations (N,), 1 where nothing follows. And
+    `info`: the dataset's id, observation statistics (obs_dim,), action bounds (k,), the evaluation environment's spec
+    as JSON (None: there is none), whether it is a maze, the returns that score 0 and 100 (None: unknown)."""
+    dataset, dataset_id, eval_env_id, ref_scores = None, args.env_id, args.eval_env_id, [None, None]
+    is_file = args.env_id.endswith((".hdf5", ".h5")) or args.env_id in LOCOMOTION_NAMES
+    is_maze = "maze" in domain_of(args.env_id) and not is_file
+    if args.env_id in LOCOMOTION_NAMES:
+        dataset_id = str(locate_hdf5(args.env_id))
+        robot_env_id, *ref_scores = LOCOMOTION[args.env_id.partition("-")[0]]
+        eval_env_id = eval_env_id or robot_env_id
+    try:
+        if is_file:
+            arrays = read_hdf5(dataset_id, args)
+        else:
+            dataset_id = locate_minari(args.env_id)
+            dataset = minari.load_dataset(dataset_id)
+            arrays = read_minari(dataset, is_maze, args)
+            ref_scores = [dataset.storage.metadata.get(key) for key in ("ref_min_score", "ref_max_score")]
+    except (OSError, KeyError, ValueError, RuntimeError) as error:  # what a damaged file or folder raises
+        path = minari.storage.get_dataset_path() / dataset_id  # a file's path stays as it is
+        raise UserError(f"cannot read {dataset_id} ({error!r}); if damaged, delete {path} and get it again") from error
+    spec = evaluation_spec(eval_env_id, dataset, is_maze)
+    if dataset:
+        obs_space, action_space = dataset.observation_space, dataset.action_space
+    else:
+        obs_space = gym.spaces.Box(-np.inf, np.inf, arrays["observations"].shape[1:])
+        action_space = gym.make(spec).action_space if spec else gym.spaces.Box(-1, 1, arrays["actions"].shape[1:])
+    check_data(arrays, dataset_id, obs_space, action_space, spec)
+
+    data = {key: torch.from_numpy(array).to(device) for key, array in arrays.items()}
+    low, high = (torch.as_tensor(x, dtype=torch.float32, device=device) for x in (action_space.low, action_space.high))
+    data["actions"].sub_(low).mul_(2 / (high - low)).sub_(1).clamp_(-1, 1)
+    data["rewards"].add_(args.reward_shift).mul_(args.reward_scale)
+    std, mean = torch.std_mean(data["observations"], dim=0, correction=0)
+    std = torch.where(std < 1e-3, 1.0, std)  # what is constant in the data, such as a fixed goal, is not scaled
+    if not args.normalize_obs:
+        std, mean = torch.ones_like(std), torch.zeros_like(mean)
+    for key in ("observations", "next_observations"):
+        data[key].sub_(mean).div_(std)
+    info = {"dataset_id": dataset_id, "env_spec": spec and spec.to_json(), "is_maze": is_maze, "ref_scores": ref_scores}
+    return data, info | {"obs_mean": mean, "obs_std": std, "action_low": low, "action_high": high}
+
+
+# ---------------------------------------------------------------- evaluation
+
+def make_policy(actor, info):
+    """The policy as a function of numpy arrays: raw observations (n, obs_dim) to actions (n, k) of the environment."""
+
+    @torch.no_grad()
+    def policy(obs):
+        obs = torch.as_tensor(obs, dtype=torch.float32, device=info["obs_mean"].device)
+        action = actor((obs - info["obs_mean"]) / info["obs_std"])  # in [-1, 1]
+        return (info["action_low"] + (action + 1) / 2 * (info["action_high"] - info["action_low"])).cpu().numpy()
+
+    return policy
+
+
+def evaluate(policy, env_spec, seeds, num_envs):
+    """Play exactly one complete episode per seed. Returns undiscounted returns, lengths and terminations, (len(seeds),).
+
+    An environment that is done goes on with the next seed, so the figure does not depend on their number; those that
+    find no seed left play on unrecorded."""
+    num_envs = min(num_envs, len(seeds))
+    make_env = [lambda: gym.wrappers.FlattenObservation(gym.make(env_spec))] * num_envs
+    envs = gym.vector.SyncVectorEnv(make_env, autoreset_mode=gym.vector.AutoresetMode.DISABLED)
+    returns, lengths, terminations = np.zeros(len(seeds)), np.zeros(len(seeds), int), np.zeros(len(seeds), bool)
+    episode, started = np.arange(num_envs), num_envs  # (num_envs,), which seed each environment plays
+    obs, _ = envs.reset(seed=[int(seed) for seed in seeds[:num_envs]])
+    while (episode < len(seeds)).any():
+        obs, rewards, terminated, truncated, _ = envs.step(policy(obs))
+        recorded = episode < len(seeds)
+        returns[episode[recorded]] += rewards[recorded]
+        lengths[episode[recorded]] += 1
+        terminations[episode[recorded]] = terminated[recorded]
+        done = terminated | truncated
+        if done.any():
+            episode[done] = np.arange(started, started + done.sum())
+            started += done.sum()
+            obs, _ = envs.reset(seed=[int(seeds[e % len(seeds)]) for e in episode], options={"reset_mask": done})
+    envs.close()
+    return returns, lengths, terminations
+
+
+def score_policy(actor, info, args):
+    """Evaluate, as an entry of results.json; score: in mazes 100 x success rate, else 100 x normalised return or None."""
+    seeds = np.random.SeedSequence(args.seed).generate_state(args.eval_episodes)
+    env_spec = EnvSpec.from_json(info["env_spec"])
+    returns, lengths, terminations = evaluate(make_policy(actor, info), env_spec, seeds, args.num_eval_envs)
+    score, (low, high) = None, info["ref_scores"]
+    if info["is_maze"]:  # there an episode terminates at success, and nowhere else
+        score = 100 * float(terminations.mean())
+    elif None not in (low, high):
+        score = 100 * float((returns.mean() - low) / (high - low))
+    episodes = {"returns": returns.tolist(), "lengths": lengths.tolist(), "terminations": terminations.tolist()}
+    return {"score": score, "return_mean": float(returns.mean())} | episodes
+
+
+# ---------------------------------------------------------------- Morse pre-training
+
+def train_morse(agent, data, args, generator, start=0, after_step=lambda *_: None):
+    """Train `agent.morse` from step `start` on to `args.morse_steps`, calling after_step("morse", step, metrics)."""
+    for step in range(start + 1, args.morse_steps + 1):
+        batch = sample(data, args.morse_batch_size, generator, ["observations", "actions"])
+        action = batch["actions"]  # (batch, k)
+        shape = (args.morse_batch_size, args.num_uniform, action.shape[-1])
+        uniform_action = torch.rand(shape, device=action.device, generator=generator) * 2 - 1  # U on [-1, 1]^k
+        loss, metrics = morse_loss(agent.morse, batch["observations"], action, uniform_action, args.uniform_weight)
+        agent.morse_optimizer.zero_grad()
+        loss.backward()
+        agent.morse_optimizer.step()
+        after_step("morse", step, metrics)
+
+
+# ---------------------------------------------------------------- update
+
+def make_agent(obs_dim, action_dim, args, device):
+    """Networks, target networks and optimisers in one namespace; each has a state_dict."""
+    agent = SimpleNamespace()
+    agent.actor = Actor(obs_dim, action_dim, args.actor_hidden_dims).to(device)
+    agent.critic = Critic(obs_dim, action_dim, args.critic_hidden_dims, args.critic_layernorm).to(device)
+    agent.target_actor = copy.deepcopy(agent.actor).requires_grad_(False)
+    agent.target_critic = copy.deepcopy(agent.critic).requires_grad_(False)
+    kernel = args.kernel_scale_factor * action_dim, args.kernel, args.rq_shape
+    agent.morse = MorseNetwork(obs_dim, action_dim, args.morse_hidden_dims, *kernel).to(device)
+    fused = device.type in ("cpu", "cuda")
+    agent.actor_optimizer = torch.optim.Adam(agent.actor.parameters(), args.actor_learning_rate, fused=fused)
+    agent.critic_optimizer = torch.optim.Adam(agent.critic.parameters(), args.critic_learning_rate, fused=fused)
+    agent.morse_optimizer = torch.optim.Adam(agent.morse.parameters(), args.morse_learning_rate, fused=fused)
+    return agent
+
+
+def sample(data, batch_size, generator, keys):
+    """A uniform batch of these fields of the data, each (batch_size, ...), drawn on the data's device."""
+    rewards = data["rewards"]
+    index = torch.randint(len(rewards), (batch_size,), device=rewards.device, generator=generator)
+    return {key: data[key][index] for key in keys}
+
+
+def update(agent, data, args, generator, update_policy):
+    """One gradient step of TD3-BST, of the policy too if so told. Returns metrics as tensors: no host sync."""
+    batch = sample(data, args.batch_size, generator, DATA_KEYS)
+    metrics = {}
+    if args.q_weight > 0:
+        noise = torch.randn(batch["actions"].shape, device=batch["actions"].device, generator=generator)
+        noise = (noise * args.policy_noise).clamp(-args.noise_clip, args.noise_clip)
+        loss = critic_loss(agent.critic, agent.target_critic, agent.target_actor, batch, noise, args.discount)
+        agent.critic_optimizer.zero_grad()
+        loss.backward()
+        agent.critic_optimizer.step()
+        metrics["losses/critic"] = loss
+    if update_policy:
+        loss, actor_metrics = actor_loss(agent.actor, agent.critic, agent.morse, batch, args)
+        agent.actor_optimizer.zero_grad()
+        loss.backward(inputs=list(agent.actor.parameters()))  # critic and Morse network are frozen here
+        agent.actor_optimizer.step()
+        metrics |= actor_metrics
+        with torch.no_grad():  # target <- (1 - tau) target + tau network
+            for target, network in (agent.target_actor, agent.actor), (agent.target_critic, agent.critic):
+                torch._foreach_lerp_(list(target.parameters()), list(network.parameters()), args.tau)
+    return metrics
+
+
+# ---------------------------------------------------------------- a run: arguments, files, main
+
+def resolve(args):
+    """The arguments with unset fields filled from their domain's row of DOMAINS. Raises UserError for one out of range."""
+    row = zip(DOMAIN_FIELDS, DOMAINS[domain_of(args.env_id)])
+    args = dataclasses.replace(args, **{name: value for name, value in row if getattr(args, name) is None})
+    zero = "seed total_timesteps morse_steps q_weight uniform_weight constant_weight policy_noise noise_clip discount"
+    floors = dict.fromkeys(zero.split(), 0) | {"reward_shift": -math.inf, "temperature": 1 / 80}
+    ceilings = {"tau": 1, "dataset_fraction": 1, "discount": 0.999999}
+    for name, value in dataclasses.asdict(args).items():
+        for x in value if isinstance(value, tuple) else [value]:
+            if type(x) in (int, float):
+                floor, ceiling = floors.get(name, 0), ceilings.get(name, math.inf)
+                if not floor <= x <= ceiling or not math.isfinite(x) or (x == 0 and name not in floors):
+                    rule = f"above {floor}" if name not in floors else f"at least {floor}"
+                    raise UserError(f"--{name.replace('_', '-')} must be {rule}, finite and at most {ceiling}, got {x}")
+    return args
+
+
+def parse_args(argv=None):
+    """Arguments from the command line; with --resume or --evaluate the defaults are the run's own. Raises UserError."""
+    args = tyro.cli(Args, args=argv, description=__doc__)
+    run = args.resume or args.evaluate
+    if run:
+        default = dataclasses.replace(read_args(run), resume=args.resume, evaluate=args.evaluate)
+        args = tyro.cli(Args, args=argv, description=__doc__, default=default)
+    return args
+
+
+def read_args(run_dir):
+    """The arguments that a run was started with. Raises UserError."""
+    try:
+        stored = json.loads((Path(run_dir) / "args.json").read_text())["args"]
+        return Args(**{name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{run_dir} is not the folder of a run of this script ({error!r})") from error
+
+
+def write_file(path, content):
+    """Write text, or anything else by torch.save, so that at no time the path holds half of it."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(content) if isinstance(content, str) else torch.save(content, part)
+    os.replace(part, path)
+
+
+def main(args):
+    """Train as the arguments say, or go on with a run, or evaluate one again. Raises UserError."""
+    args = resolve(args)
+    if args.device.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError(f"--device {args.device}: PyTorch sees no CUDA device here; pass --device cpu")
+    device = torch.device(args.device)
+    torch.set_float32_matmul_precision(args.matmul_precision)
+    if args.evaluate:
+        model = torch.load(Path(args.evaluate) / "model.pt", map_location=device, weights_only=True)
+        info = model["info"]
+        actor = Actor(len(info["obs_mean"]), len(info["action_low"]), args.actor_hidden_dims).to(device)
+        actor.load_state_dict(model["actor"])
+        result = score_policy(actor, info, args)
+        return print(f"score {result['score']}, return {result['return_mean']}")
+    old, new = (dataclasses.asdict(a) for a in (read_args(args.resume) if args.resume else args, args))
+    changed = [f"{k} was {old[k]}, not {new[k]}" for k in old if k != "resume" and old[k] != new[k]]
+    if changed:
+        raise UserError(f"--resume goes on with the run's own arguments, but {'; '.join(changed)}: start a new run")
+    print("\n".join(f"{name:24} {value}" for name, value in new.items()))
+
+    data, info = load_dataset(args, device)
+    print(f"\r{info['dataset_id']}: {len(data['rewards']):,} transitions, {int(data['terminations'].sum()):,} terminal")
+    run_name = f"{args.env_id.strip('/').replace('/', '-')}__{args.exp_name}__{args.seed}__{time.time_ns() // 10**6}"
+    run_dir = Path(args.resume or Path(args.runs_dir) / run_name)
+    checkpoint_file = run_dir / "checkpoint.pt"
+    packages = ("torch", "numpy", "gymnasium", "gymnasium-robotics", "mujoco", "minari")
+    record = {"args": new | {"resume": None}, "dataset_id": info["dataset_id"]}
+    record |= {"versions": {p: version(p) for p in packages}, "command": shlex.join(["python", *sys.argv])}
+    try:
+        run_dir.mkdir(parents=True, exist_ok=bool(args.resume))
+        write_file(run_dir / "args.json", json.dumps(record, indent=1))
+    except OSError as error:
+        raise UserError(f"cannot write to {run_dir} ({error!r}); pass another --runs-dir") from error
+
+    torch.manual_seed(args.seed)
+    generator = torch.Generator(device).manual_seed(args.seed)
+    agent = make_agent(data["observations"].shape[1], data["actions"].shape[1], args, device)
+    done, evaluations = {"morse": 0, "policy": 0}, []  # steps of each phase, entries of results.json
+    if checkpoint_file.exists():
+        checkpoint = torch.load(checkpoint_file, map_location=device, weights_only=True)
+        done, evaluations = checkpoint["done"], checkpoint["evaluations"]
+        generator.set_state(checkpoint["generator"].cpu())
+        for name, part in vars(agent).items():
+            part.load_state_dict(checkpoint[name])
+    writer = SummaryWriter(run_dir, purge_step=done["policy"] + 1 if args.resume else None)
+    latest, started, steps = {}, time.time(), sum(done.values())
+
+    def after_step(phase, step, metrics):
+        """Where a step is due for it: log, check, evaluate and save. In other steps nothing waits for the device."""
+        latest.update(metrics)
+        done[phase] = step
+        total = args.morse_steps if phase == "morse" else args.total_timesteps
+        is_eval = phase == "policy" and (step % args.eval_freq == 0 or step == total)
+        if step % args.log_freq and step < total and not is_eval:
+            return
+        values = {name: value.detach().mean().item() for name, value in latest.items()}
+        bad = [f"{name} is {value}" for name, value in values.items() if not math.isfinite(value)]
+        if bad:
+            raise UserError(f"{', '.join(bad)} at {phase} step {step:,}; the last good state is in {checkpoint_file}")
+        rate = values[f"speed/{phase}_steps_per_second"] = (sum(done.values()) - steps) / (time.time() - started)
+        figures = ", ".join(f"{name} {value:.3g}" for name, value in values.items())
+        print(f"{phase} {step:,} of {total:,}, {(total - step) / rate / 60:.0f} min left: {figures}", flush=True)
+        if is_eval and info["env_spec"]:
+            result = {"step": step, "last": True} | score_policy(agent.actor, info, args)
+            evaluations[:] = [entry | {"last": False} for entry in evaluations] + [result]
+            write_file(run_dir / "results.json", json.dumps(record | {"evaluations": evaluations}))
+            values["evaluation/return"] = result["return_mean"]
+            values |= {"evaluation/score": result["score"]} if result["score"] is not None else {}
+            print(f"evaluation at step {step:,}: score {result['score']}, return {result['return_mean']:.2f}", flush=True)
+        for name, value in values.items():
+            writer.add_scalar(name, value, step)
+        states = {name: part.state_dict() for name, part in vars(agent).items()}
+        progress = {"generator": generator.get_state(), "done": done, "evaluations": evaluations}
+        write_file(checkpoint_file, states | progress)
+        write_file(run_dir / "model.pt", {"actor": states["actor"], "info": info, "args": record["args"]})
+        latest.clear()
+
+    try:
+        if args.weighting == "morse":
+            train_morse(agent, data, args, generator, done["morse"], after_step)
+        for step in range(done["policy"] + 1, args.total_timesteps + 1):
+            after_step("policy", step, update(agent, data, args, generator, step % args.policy_frequency == 0))
+    except KeyboardInterrupt:
+        sys.exit(f"stopped; to go on from the last checkpoint: python {sys.argv[0]} --resume {run_dir}")
+    finally:
+        writer.close()
+
+
+if __name__ == "__main__":
+    try:
+        main(parse_args())
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
