@@ -515,7 +515,7 @@ def load_dataset(args, device):
             arrays = read_minari(dataset, is_maze, args)
             ref_scores = [dataset.storage.metadata.get(key) for key in ("ref_min_score", "ref_max_score")]
     except (OSError, KeyError, ValueError, RuntimeError) as error:  # what a damaged file or folder raises
-        path = minari.storage.get_dataset_path() / dataset_id  # a file's path stays as it is
+        path = dataset_id if is_file else minari.storage.get_dataset_path(dataset_id)
         raise UserError(f"cannot read {dataset_id} ({error!r}); if damaged, delete {path} and get it again") from error
     spec = evaluation_spec(eval_env_id, dataset, is_maze)
     if dataset:
@@ -645,7 +645,7 @@ def update(agent, data, args, generator, update_policy):
         agent.critic_optimizer.zero_grad()
         loss.backward()
         agent.critic_optimizer.step()
-        metrics["losses/critic"] = loss
+        metrics["loss/critic"] = loss
     if update_policy:
         loss, actor_metrics = actor_loss(agent.actor, agent.critic, agent.morse, batch, args)
         agent.actor_optimizer.zero_grad()
@@ -669,11 +669,13 @@ def resolve(args):
     ceilings = {"tau": 1, "dataset_fraction": 1, "discount": 0.999999}
     for name, value in dataclasses.asdict(args).items():
         for x in value if isinstance(value, tuple) else [value]:
-            if type(x) in (int, float):
-                floor, ceiling = floors.get(name, 0), ceilings.get(name, math.inf)
-                if not floor <= x <= ceiling or not math.isfinite(x) or (x == 0 and name not in floors):
-                    rule = f"above {floor}" if name not in floors else f"at least {floor}"
-                    raise UserError(f"--{name.replace('_', '-')} must be {rule}, finite and at most {ceiling}, got {x}")
+            if not isinstance(x, (int, float)):
+                continue
+            rule = f"at least {floors[name]}" if name in floors else "more than 0"
+            rule += f" and at most {ceilings[name]}" if name in ceilings else ""
+            enough = x >= floors[name] if name in floors else x > 0 or x is False
+            if not (enough and x <= ceilings.get(name, math.inf) and math.isfinite(x)):
+                raise UserError(f"--{name.replace('_', '-')} must be {rule}, got {x}")
     return args
 
 
@@ -721,10 +723,10 @@ def main(args):
     changed = [f"{k} was {old[k]}, not {new[k]}" for k in old if k != "resume" and old[k] != new[k]]
     if changed:
         raise UserError(f"--resume goes on with the run's own arguments, but {'; '.join(changed)}: start a new run")
-    print("\n".join(f"{name:24} {value}" for name, value in new.items()))
 
     data, info = load_dataset(args, device)
-    print(f"\r{info['dataset_id']}: {len(data['rewards']):,} transitions, {int(data['terminations'].sum()):,} terminal")
+    print("\n".join(f"{name:24} {value}" for name, value in new.items()))
+    print(f"{info['dataset_id']}: {len(data['rewards']):,} transitions, {int(data['terminations'].sum()):,} terminal")
     run_name = f"{args.env_id.strip('/').replace('/', '-')}__{args.exp_name}__{args.seed}__{time.time_ns() // 10**6}"
     run_dir = Path(args.resume or Path(args.runs_dir) / run_name)
     checkpoint_file = run_dir / "checkpoint.pt"
@@ -748,7 +750,7 @@ def main(args):
         for name, part in vars(agent).items():
             part.load_state_dict(checkpoint[name])
     writer = SummaryWriter(run_dir, purge_step=done["policy"] + 1 if args.resume else None)
-    latest, started, steps = {}, time.time(), sum(done.values())
+    latest, clock = {}, {"time": time.time(), "steps": sum(done.values())}
 
     def after_step(phase, step, metrics):
         """Where a step is due for it: log, check, evaluate and save. In other steps nothing waits for the device."""
@@ -762,7 +764,8 @@ def main(args):
         bad = [f"{name} is {value}" for name, value in values.items() if not math.isfinite(value)]
         if bad:
             raise UserError(f"{', '.join(bad)} at {phase} step {step:,}; the last good state is in {checkpoint_file}")
-        rate = values[f"speed/{phase}_steps_per_second"] = (sum(done.values()) - steps) / (time.time() - started)
+        rate = (sum(done.values()) - clock["steps"]) / (time.time() - clock["time"])
+        values[f"speed/{phase}_steps_per_second"] = rate
         figures = ", ".join(f"{name} {value:.3g}" for name, value in values.items())
         print(f"{phase} {step:,} of {total:,}, {(total - step) / rate / 60:.0f} min left: {figures}", flush=True)
         if is_eval and info["env_spec"]:
@@ -779,6 +782,7 @@ def main(args):
         write_file(checkpoint_file, states | progress)
         write_file(run_dir / "model.pt", {"actor": states["actor"], "info": info, "args": record["args"]})
         latest.clear()
+        clock.update(time=time.time(), steps=sum(done.values()))
 
     try:
         if args.weighting == "morse":

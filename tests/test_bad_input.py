@@ -1,0 +1,171 @@
+"""Every bad input ends in one clear line and a non-zero exit, before any training."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from conftest import box, make_minari, run_script
+from td3_bst import Args, UserError, load_dataset, main, parse_args, resolve
+from test_data import ACTIONS, episode, load, write_hdf5
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        *[(name, value) for name in ("kernel_scale_factor", "rq_shape", "actor_learning_rate") for value in (0.0, -1.0, np.nan)],
+        *[(name, 0) for name in ("batch_size", "morse_batch_size", "num_uniform", "eval_episodes", "num_eval_envs", "log_freq")],
+        *[("temperature", value) for value in (0.0, -1.0, 0.01, np.inf)],
+        *[("dataset_fraction", value) for value in (0.0, 1.1)],
+        *[("discount", value) for value in (-0.1, 1.0)],
+        *[("tau", value) for value in (0.0, 2.0)],
+        ("total_timesteps", -1),
+        ("critic_hidden_dims", (256, 0)),
+        ("q_weight", -1.0),
+        ("reward_shift", np.inf),
+        ("reward_scale", 0.0),
+    ],
+)
+def test_arguments_out_of_range(name, value):
+    with pytest.raises(UserError, match="--" + name.replace("_", "-")):
+        resolve(Args(**{name: value}))
+
+
+def test_the_smallest_temperature_is_fine():
+    resolve(Args(temperature=1 / 80, q_weight=0.0, policy_noise=0.0, reward_shift=-1.0, seed=0, detach_weight=False))
+
+
+@pytest.mark.parametrize(
+    "env_id, near", [("antmaze-larg-diverse", "antmaze-large-diverse"), ("hoper-medium-v2", "hopper-medium-v2"), ("pen-humans", "pen-human")]
+)
+def test_unknown_id(env_id, near):
+    with pytest.raises(UserError, match=f"no dataset '{env_id}'; near matches: .*{near}"):
+        load(env_id)
+
+
+def test_unknown_id_without_near_matches():
+    with pytest.raises(UserError, match="near matches: none"):
+        load("xyzzy")
+
+
+def test_absent_dataset_and_unreachable_remote():
+    with pytest.raises(UserError, match="cannot be downloaded .*; recreate it with `python benchmark/make_dataset.py pointmaze-large`"):
+        load("pointmaze-large")
+
+
+def test_absent_locomotion_file(monkeypatch, tmp_path):
+    monkeypatch.setattr("td3_bst.D4RL_URL", (tmp_path / "nothing").as_uri())
+    with pytest.raises(UserError, match="cannot download .*walker2d_medium-v2.hdf5.*by hand"):
+        load("walker2d-medium-v2")
+
+
+@pytest.mark.parametrize("content", [b"", b"not HDF5", None])
+def test_corrupt_hdf5(tmp_path, content):
+    path = tmp_path / "a.hdf5"
+    write_hdf5(path, 1000, timeouts=np.arange(1000) % 10 == 9)
+    path.write_bytes(path.read_bytes()[:5000] if content is None else content)
+    with pytest.raises(UserError, match=f"cannot read {path}"):
+        load(str(path))
+
+
+def test_missing_hdf5(tmp_path):
+    with pytest.raises(UserError, match="cannot read .*none.hdf5"):
+        load(str(tmp_path / "none.hdf5"))
+
+
+def test_hdf5_fields(tmp_path):
+    for fields, problem in [
+        ({"rewards": None}, "'rewards': 0"),
+        ({"actions": np.zeros((7, 3))}, "'actions': 7"),
+        ({"timeouts": None}, "'timeouts': 0"),
+        ({}, "no complete episode"),
+    ]:
+        with pytest.raises(UserError, match=problem):
+            load(write_hdf5(tmp_path / "a.hdf5", 8, **fields))
+    with pytest.raises(UserError, match="no complete episode"):
+        load(write_hdf5(tmp_path / "a.hdf5", 0))
+
+
+def test_values_that_are_not_finite(tmp_path):
+    for key, shape in (("observations", (8, 2)), ("actions", (8, 3)), ("rewards", (8,))):
+        array = np.zeros(shape)
+        array[3] = np.nan
+        array[4] = np.inf
+        count = int(2 * np.prod(shape[1:]))
+        with pytest.raises(UserError, match=f"{count} NaN or infinite values in {key}"):
+            load(write_hdf5(tmp_path / "a.hdf5", 8, timeouts=np.arange(8) == 7, **{key: array}))
+
+
+def test_action_spaces():
+    one = episode(0, 3)
+    discrete = make_minari("bad/discrete-v0", [one | {"actions": np.array([0, 1, 0])}], box(2), gym.spaces.Discrete(2))
+    with pytest.raises(UserError, match="Discrete.*not continuous"):
+        load(discrete)
+    with pytest.raises(UserError, match="not continuous vectors with finite bounds"):
+        load(make_minari("bad/unbounded-v0", [one], box(2), box(2)))
+    with pytest.raises(UserError, match="actions up to 1 outside"):
+        load(make_minari("bad/outside-v0", [one | {"actions": np.full((3, 2), 2.0)}], box(2), ACTIONS))
+    rounded = one | {"actions": np.full((3, 2), 1 + 1e-6)}
+    assert (load(make_minari("bad/rounded-v0", [rounded], box(2), ACTIONS))[0]["actions"] == 1).all()
+
+
+def test_observation_spaces():
+    one = episode(0, 3) | {"observations": np.arange(4)}
+    with pytest.raises(UserError, match="Discrete.*not supported"):
+        load(make_minari("bad/observation-v0", [one], gym.spaces.Discrete(5), ACTIONS))
+
+
+def test_empty_dataset():
+    with pytest.raises(UserError, match="is empty"):
+        load(make_minari("bad/empty-v0", [], box(2), ACTIONS))
+
+
+def test_environment_that_differs(tmp_path):
+    path = write_hdf5(tmp_path / "a.hdf5", 8, timeouts=np.arange(8) == 7)
+    with pytest.raises(UserError, match="Hopper-v4 observes .*--eval-env-id"):
+        load(path, eval_env_id="Hopper-v4")
+    path = write_hdf5(tmp_path / "b.hdf5", 8, observations=np.zeros((8, 3)), timeouts=np.arange(8) == 7)
+    name = make_minari("bad/pendulum-v0", [episode(0, 3) | {"observations": np.zeros((4, 3))}], box(3), ACTIONS)
+    with pytest.raises(UserError, match="Pendulum-v1 takes actions"):
+        load(name, eval_env_id="Pendulum-v1")
+    with pytest.raises(UserError, match="cannot make the evaluation environment"):
+        load(path, eval_env_id="NoSuchEnvironment-v4")
+
+
+def test_cuda_without_cuda(pointmaze):
+    if torch.cuda.is_available():
+        pytest.skip("there is a CUDA device")
+    with pytest.raises(UserError, match="--device cuda"):
+        main(Args(env_id=pointmaze, device="cuda"))
+
+
+def test_folder_that_cannot_be_written(pointmaze, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write to .*--runs-dir"):
+        main(Args(env_id=pointmaze, runs_dir=str(tmp_path / "file")))
+
+
+def test_folder_that_is_no_run(tmp_path):
+    for flag in ("--resume", "--evaluate"):
+        with pytest.raises(UserError, match="is not the folder of a run"):
+            parse_args([flag, str(tmp_path)])
+
+
+def test_command_line(tmp_path):
+    """One line on standard error, no traceback, a non-zero exit, nothing left behind."""
+    process = run_script("td3_bst.py", "--env-id", "antmaze-larg-diverse", cwd=tmp_path, ok=False)
+    assert process.returncode == 1 and "Traceback" not in process.stderr
+    assert process.stderr.splitlines()[-1].startswith("error: there is no dataset 'antmaze-larg-diverse'")
+    assert not list(tmp_path.iterdir())
+    assert run_script("td3_bst.py", "--no-such-flag", cwd=tmp_path, ok=False).returncode == 2
+
+
+def test_dataset_maker(pointmaze):
+    process = run_script("benchmark/make_dataset.py", "pointmaze-umaze", ok=False)
+    assert process.returncode == 1 and "minari delete td3-bst/pointmaze-umaze-v0" in process.stderr
+    process = run_script("benchmark/make_dataset.py", "pointmaze-large", "--steps", "0", ok=False)
+    assert process.returncode == 1 and "--steps must be at least 1" in process.stderr
+
+
+def test_load_dataset_is_importable(pointmaze):
+    data, info = load_dataset(resolve(Args(env_id=pointmaze)), torch.device("cpu"))
+    assert data["observations"].shape[1] == 8 and info["dataset_id"] == pointmaze

@@ -1,0 +1,374 @@
+"""Data semantics on hand-made datasets: episode boundaries, terminations, goals, success, HDF5, downloads, evaluation mazes."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import gymnasium as gym
+import h5py
+import minari
+import numpy as np
+import pytest
+import td3_bst
+import torch
+from conftest import ROOT, box, make_minari
+from minari.storage.remotes import cloud_storage
+from td3_bst import Args, UserError, align_walls, load_dataset, resolve
+
+ACTIONS = box(2, low=-1, high=1)
+MAZE_SPACE = gym.spaces.Dict({"observation": box(2), "achieved_goal": box(2), "desired_goal": box(2)})
+
+
+def load(env_id, **kwargs):
+    args = Args(env_id=env_id, **({"normalize_obs": False, "reward_shift": 0.0} | kwargs))
+    data, info = load_dataset(resolve(args), torch.device("cpu"))
+    return {key: value.numpy() for key, value in data.items()}, info
+
+
+def episode(start, length, terminated=False, rewards=None):
+    """An episode that counts: observation t is [start + t, -(start + t)], action t is that / 10,000."""
+    t = start + np.arange(length + 1.0)
+    return {
+        "observations": np.stack([t, -t], -1),
+        "actions": np.stack([t, -t], -1)[:-1] / 10_000,
+        "rewards": np.arange(length) * 1.0 if rewards is None else rewards,
+        "terminations": np.arange(length) == (length - 1 if terminated else -1),
+        "truncations": np.arange(length) == (-1 if terminated else length - 1),
+    }
+
+
+def test_minari_episodes_do_not_run_into_each_other():
+    name = make_minari("test/count-v0", [episode(0, 3, terminated=True), episode(100, 2)], box(2), ACTIONS)
+    data, info = load(name)
+    np.testing.assert_array_equal(data["observations"][:, 0], [0, 1, 2, 100, 101])
+    np.testing.assert_array_equal(data["next_observations"][:, 0], [1, 2, 3, 101, 102])
+    np.testing.assert_allclose(data["actions"][:, 0], [0, 1e-4, 2e-4, 0.01, 0.0101], atol=1e-7)
+    np.testing.assert_array_equal(data["rewards"], [0, 1, 2, 0, 1])
+    np.testing.assert_array_equal(data["terminations"], [0, 0, 1, 0, 0])  # the truncation is not one
+    assert info["dataset_id"] == name and info["env_spec"] is None
+    assert all(value.dtype == np.float32 for value in data.values())
+
+
+def test_rewards_actions_and_observations_are_scaled():
+    space = gym.spaces.Box(np.array([-2.0, 0.0]), np.array([2.0, 10.0]), dtype=np.float64)
+    one = episode(0, 4) | {"actions": np.array([[-2, 0], [2, 10], [0, 5], [1, 7.5]])}
+    name = make_minari("test/scale-v0", [one], box(2), space)
+    data, info = load(name, reward_shift=-1.0, reward_scale=2.0, normalize_obs=True)
+    np.testing.assert_allclose(data["actions"], [[-1, -1], [1, 1], [0, 0], [0.5, 0.5]], atol=1e-6)
+    np.testing.assert_allclose(data["rewards"], [-2, 0, 2, 4])
+    np.testing.assert_allclose(data["observations"][:, 0], (np.arange(4) - 1.5) / np.arange(4).std(), rtol=1e-6)
+    np.testing.assert_allclose(data["next_observations"][:, 0], (np.arange(1, 5) - 1.5) / np.arange(4).std(), rtol=1e-6)
+    np.testing.assert_allclose(info["obs_mean"], [1.5, -1.5])
+    np.testing.assert_allclose(info["action_high"], [2, 10])
+
+
+def test_constant_observations_are_not_blown_up():
+    one = episode(0, 4) | {"observations": np.stack([np.arange(5.0), np.full(5, 7.0)], -1)}
+    data, info = load(make_minari("test/constant-v0", [one], box(2), ACTIONS), normalize_obs=True)
+    assert info["obs_std"][1] == 1 and (data["observations"][:, 1] == 0).all()
+
+
+def test_dataset_fraction_keeps_whole_episodes():
+    name = make_minari("test/fraction-v0", [episode(100 * i, 5) for i in range(20)], box(2), ACTIONS)
+    halves = [load(name, dataset_fraction=0.5, seed=seed)[0]["observations"][:, 0] for seed in (1, 1, 2)]
+    for half in halves:
+        assert len(half) == 50 and all((half // 100 == i).sum() in (0, 5) for i in range(20))
+    np.testing.assert_array_equal(halves[0], halves[1])
+    assert not np.array_equal(halves[0], halves[2])
+    assert len(load(name, dataset_fraction=0.001)[0]["rewards"]) == 5
+
+
+def maze_episode(x, goals, rewards):
+    """Positions x on a line and a goal for each of them: len(x) - 1 transitions."""
+    zero = np.zeros(len(x))
+    positions, goals = np.stack([x, zero], -1), np.stack([goals, zero], -1)
+    n = len(x) - 1
+    return {
+        "observations": {"observation": -positions, "achieved_goal": positions, "desired_goal": goals},
+        "actions": np.zeros((n, 2)),
+        "rewards": np.array(rewards, float),
+        "terminations": np.zeros(n, bool),
+        "truncations": np.arange(n) == n - 1,
+    }
+
+
+def test_pointmaze_success_is_terminal_and_the_stale_goal_is_dropped():
+    """Minari's PointMaze: success ends the episode as a truncation; the next one starts with the old goal in view."""
+    first = maze_episode([0, 1, 2], [2.2, 2.2, 2.2], [0, 1])
+    second = maze_episode([2, 3, 4, 5], [2.2, 9, 9, 9], [0, 0, 0])
+    data, info = load(make_minari("test/pointmaze-a-v0", [first, second], MAZE_SPACE, ACTIONS))
+    np.testing.assert_array_equal(data["observations"][:, 0], [0, 1, 3, 4])  # achieved_goal's x; 2 -> 3 is dropped
+    np.testing.assert_array_equal(data["next_observations"][:, 0], [1, 2, 4, 5])
+    np.testing.assert_array_equal(data["observations"][:, 2], np.array([2.2, 2.2, 9, 9], np.float32))  # the goal
+    np.testing.assert_array_equal(data["rewards"], [0, 1, 0, 0])
+    np.testing.assert_array_equal(data["terminations"], [0, 1, 0, 0])
+    assert info["is_maze"]
+
+
+def test_antmaze_goes_on_at_the_goal():
+    """Minari's AntMaze: the episode runs on at the goal; what follows the first success is dropped, until the goal moves."""
+    x = [0, 1, 2, 2.1, 5, 6, 7, 8, 9]
+    goals = [2, 2, 2, 2, 2, 7, 7, 7, 7]
+    one = maze_episode(x, goals, [0, 1, 1, 0, 0, 1, 0, 0])
+    data, _ = load(make_minari("test/antmaze-a-v0", [one], MAZE_SPACE, ACTIONS))
+    np.testing.assert_array_equal(data["observations"][:, 0], [0, 1, 6])  # 5 -> 6 sees the goal move
+    np.testing.assert_array_equal(data["terminations"], [0, 1, 1])
+    np.testing.assert_array_equal(data["rewards"], [0, 1, 1])
+
+
+def test_goals_of_other_tasks_are_left_alone():
+    one = maze_episode([0, 1, 2, 3], [2, 2, 2, 2], [0, 1, 1])
+    data, info = load(make_minari("test/reach-a-v0", [one], MAZE_SPACE, ACTIONS))
+    assert len(data["rewards"]) == 3 and not data["terminations"].any() and not info["is_maze"]
+
+
+def test_observations_are_flattened_as_gymnasium_does(pointmaze):
+    dataset = minari.load_dataset(pointmaze)
+    data, info = load(pointmaze)
+    env = gym.wrappers.FlattenObservation(dataset.recover_environment())
+    stored = next(iter(dataset.iterate_episodes([0]))).observations
+    for t in range(3):
+        expected = env.observation({key: value[t] for key, value in stored.items()})
+        np.testing.assert_allclose(td3_bst.flatten_obs(dataset.observation_space, stored)[t], expected, rtol=1e-6)
+    spec = json.loads(info["env_spec"])
+    assert spec["max_episode_steps"] == 300 and spec["kwargs"]["continuing_task"] is False
+
+
+def test_recreated_pointmaze(pointmaze):
+    """As D4RL's: nearly every episode reaches its goal, at its last step; starts there with the old goal; walls hold."""
+    dataset = minari.load_dataset(pointmaze)
+    assert dataset.total_steps == 20_000
+    episodes = list(dataset.iterate_episodes())
+    reached = [e.rewards[-1] == 1 for e in episodes]
+    assert np.mean(reached) > 0.95
+    for before, after in zip(episodes, episodes[1:]):
+        assert before.truncations[-1] and not before.terminations.any() and before.rewards[:-1].sum() == 0
+        goals = after.observations["desired_goal"]
+        assert (goals[1:] == goals[1]).all()
+        if before.rewards[-1]:
+            np.testing.assert_array_equal(goals[0], before.observations["desired_goal"][-1])
+            np.testing.assert_array_equal(after.observations["observation"][0], before.observations["observation"][-1])
+    actions = np.concatenate([e.actions for e in episodes])
+    assert np.abs(actions).max() <= 1 and 0.3 < actions.std() < 0.9
+
+
+def write_hdf5(path, rows, **fields):
+    t = np.arange(float(rows))
+    arrays = {"observations": np.stack([t, -t], -1), "actions": np.zeros((rows, 3)), "rewards": t}
+    arrays |= {"terminals": np.zeros(rows, bool), "timeouts": np.zeros(rows, bool)} | fields
+    with h5py.File(path, "w") as file:
+        for key, value in arrays.items():
+            if value is not None:
+                file[key] = value
+    return str(path)
+
+
+def test_hdf5_without_next_observations(tmp_path):
+    """Rows 0-2 end in a terminal, 3-5 in a timeout, 6-7 are cut off: 5 and 7 have no stored successor."""
+    flags = np.arange(8)
+    path = write_hdf5(tmp_path / "a.hdf5", 8, terminals=flags == 2, timeouts=flags == 5)
+    data, info = load(path)
+    np.testing.assert_array_equal(data["observations"][:, 0], [0, 1, 2, 3, 4, 6])
+    np.testing.assert_array_equal(data["next_observations"][[0, 1, 3, 4, 5], 0], [1, 2, 4, 5, 7])
+    np.testing.assert_array_equal(data["terminations"], [0, 0, 1, 0, 0, 0])
+    np.testing.assert_array_equal(data["rewards"], [0, 1, 2, 3, 4, 6])
+    assert info["env_spec"] is None
+
+
+def test_hdf5_that_ends_in_a_terminal(tmp_path):
+    path = write_hdf5(tmp_path / "a.hdf5", 3, terminals=np.arange(3) == 2)
+    data, _ = load(path)
+    np.testing.assert_array_equal(data["observations"][:, 0], [0, 1, 2])
+    np.testing.assert_array_equal(data["terminations"], [0, 0, 1])
+
+
+def test_hdf5_with_next_observations(tmp_path):
+    """Then nothing need be dropped, and a timeout bootstraps from its own next observation."""
+    following = np.stack([np.arange(8) + 0.5] * 2, -1)
+    flags = np.arange(8)
+    fields = {"next_observations": following, "terminals": (flags == 2)[:, None], "rewards": flags[:, None] * 1.0}
+    data, _ = load(write_hdf5(tmp_path / "a.hdf5", 8, timeouts=flags == 5, **fields))
+    np.testing.assert_array_equal(data["next_observations"], following)
+    np.testing.assert_array_equal(data["terminations"], flags == 2)
+    np.testing.assert_array_equal(data["rewards"], flags)
+
+
+def test_hdf5_fraction_keeps_whole_episodes(tmp_path):
+    path = write_hdf5(tmp_path / "a.hdf5", 100, timeouts=np.arange(100) % 10 == 9)
+    starts = load(path, dataset_fraction=0.3)[0]["observations"][:, 0]
+    assert len(starts) == 27 and len(set(starts // 10)) == 3
+
+
+def test_loading_takes_at_most_twice_the_data(tmp_path):
+    rows, dim = 300_000, 40
+    fields = {"actions": np.zeros((rows, 8)), "timeouts": np.arange(rows) % 1000 == 999}
+    path = write_hdf5(tmp_path / "big.hdf5", rows, observations=np.random.default_rng(0).random((rows, dim)), **fields)
+    code = f"""import re, torch, td3_bst
+def peak():
+    return int(re.search("VmHWM:\\\\s+(\\\\d+) kB", open("/proc/self/status").read())[1]) * 1024
+args = td3_bst.resolve(td3_bst.Args(env_id={path!r}))
+before = peak()
+data, _ = td3_bst.load_dataset(args, torch.device("cpu"))
+print((peak() - before) / sum(value.numel() * 4 for value in data.values()))"""
+    process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert 0.9 < float(process.stdout.split()[-1]) < 2.0
+
+
+def test_locomotion_is_read_where_d4rl_keeps_it(monkeypatch, tmp_path):
+    monkeypatch.setenv("D4RL_DATASET_DIR", str(tmp_path))
+    flags = np.arange(20)
+    obs = np.random.default_rng(0).normal(size=(20, 11))
+    write_hdf5(tmp_path / "hopper_medium_replay-v2.hdf5", 20, observations=obs, timeouts=flags % 10 == 9)
+    data, info = load("hopper-medium-replay-v2")
+    assert len(data["rewards"]) == 18 and json.loads(info["env_spec"])["id"] == "Hopper-v4"
+    assert info["ref_scores"] == [-20.272305, 3234.3]
+
+
+def test_locomotion_download(monkeypatch, tmp_path):
+    """To a temporary name, checked, then renamed; from a local stand-in for D4RL's address."""
+    remote, local = tmp_path / "remote", tmp_path / "local"
+    remote.mkdir()
+    monkeypatch.setenv("D4RL_DATASET_DIR", str(local))
+    monkeypatch.setattr(td3_bst, "D4RL_URL", remote.as_uri())
+    file = remote / "hopper_medium-v2.hdf5"
+    obs = np.random.default_rng(0).normal(size=(20, 11))
+    write_hdf5(file, 20, observations=obs, timeouts=np.arange(20) % 10 == 9)
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match="cannot download"):
+        load("hopper-medium-v2")
+    assert not (local / "hopper_medium-v2.hdf5").exists()
+    file.write_bytes(whole)
+    assert len(load("hopper-medium-v2")[0]["rewards"]) == 18
+    assert [path.name for path in local.iterdir()] == ["hopper_medium-v2.hdf5"]
+
+
+class Remote(cloud_storage.CloudStorage):
+    """A Minari remote that is a folder; `fail` breaks it at a stage."""
+
+    folder, fail, downloads = None, None, []
+
+    def __init__(self, name, token=None):
+        pass
+
+    def list_datasets(self, prefix=None):
+        if Remote.fail == "list":
+            raise ConnectionError("[Errno -2] Name or service not known")
+        return [i for i in ("D4RL/pen/human-v1", "D4RL/pen/human-v2", "D4RL/pen/human-old-v9") if i.startswith(prefix or "")]
+
+    def get_dataset_metadata(self, dataset_id):
+        metadata = json.loads((Remote.folder / "data" / "metadata.json").read_text())
+        return metadata | {"dataset_id": dataset_id}
+
+    def download_dataset(self, dataset_id, path):
+        Remote.downloads.append(dataset_id)
+        shutil.copytree(Remote.folder, path / dataset_id, dirs_exist_ok=True)
+        if Remote.fail == "download":
+            (path / dataset_id / "data" / "main_data.hdf5").unlink()
+            raise TimeoutError("the server hung up")
+        metadata = path / dataset_id / "data" / "metadata.json"
+        metadata.write_text(json.dumps(json.loads(metadata.read_text()) | {"dataset_id": dataset_id}))
+
+    def download_namespace_metadata(self, namespace, path):
+        (path / namespace).mkdir(parents=True, exist_ok=True)
+        (path / namespace / "namespace_metadata.json").write_text("{}")
+
+    def list_namespaces(self):
+        return ["D4RL", "D4RL/pen"]
+
+    def upload_dataset(self, dataset_id):
+        raise NotImplementedError
+
+    upload_namespace = upload_dataset
+
+
+@pytest.fixture
+def remote(monkeypatch, tmp_path):
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "made"))
+    make_minari("test/pen-v0", [episode(0, 3)], box(2), ACTIONS)
+    Remote.folder, Remote.fail, Remote.downloads = tmp_path / "made" / "test" / "pen-v0", None, []
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "empty"))
+    monkeypatch.setenv("MINARI_REMOTE", "test://somewhere")
+    monkeypatch.setitem(minari.storage.remotes._registry, "test", lambda: Remote)
+    return tmp_path / "empty"
+
+
+def test_short_name_downloads_the_newest_version_once(remote):
+    for _ in range(2):
+        data, info = load("pen-human")
+        assert info["dataset_id"] == "D4RL/pen/human-v2" and len(data["rewards"]) == 3
+    assert Remote.downloads == ["D4RL/pen/human-v2"]
+    assert load("pen-human-v1")[1]["dataset_id"] == "D4RL/pen/human-v1"
+    assert load("D4RL/pen/human-v2")[1]["dataset_id"] == "D4RL/pen/human-v2"
+    with pytest.raises(UserError, match="there is no dataset 'pen-human-v7'"):
+        load("pen-human-v7")
+
+
+def test_failed_download_leaves_nothing_behind(remote):
+    Remote.fail = "download"
+    with pytest.raises(UserError, match="TimeoutError.*the server hung up"):
+        load("pen-human")
+    assert not (remote / "D4RL/pen/human-v2").exists()
+    Remote.fail = None
+    assert len(load("pen-human")[0]["rewards"]) == 3
+
+
+def test_unreachable_remote_names_the_command_that_helps(remote):
+    Remote.fail = "list"
+    with pytest.raises(UserError, match="ConnectionError.*benchmark/make_dataset.py pointmaze-umaze"):
+        load("pointmaze-umaze")
+    with pytest.raises(UserError, match="minari download D4RL/antmaze/large-diverse"):
+        load("antmaze-large-diverse")
+
+
+def test_incomplete_dataset_is_named(remote):
+    load("pen-human")
+    file = remote / "D4RL/pen/human-v2/data/main_data.hdf5"
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(UserError, match=f"damaged, delete {remote}/D4RL/pen/human-v2"):
+        load("pen-human")
+
+
+def test_walls_are_compared():
+    """Minari's umaze: the data's map and an evaluation map with start and goal, mirrored left to right (issue 304)."""
+    data_map = [[1, 1, 1, 1, 1], [1, "g", 0, 0, 1], [1, 1, 1, 0, 1], [1, "r", 0, 0, 1], [1, 1, 1, 1, 1]]
+    eval_map = [[1, 1, 1, 1, 1], [1, 0, 0, "r", 1], [1, 0, 1, 1, 1], [1, 0, 0, "g", 1], [1, 1, 1, 1, 1]]
+    mirrored, how = align_walls(eval_map, data_map)
+    assert how == "left to right"
+    assert mirrored == [[1, 1, 1, 1, 1], [1, "r", 0, 0, 1], [1, 1, 1, 0, 1], [1, "g", 0, 0, 1], [1, 1, 1, 1, 1]]
+    assert align_walls(mirrored, data_map) == (mirrored, "")
+    with pytest.raises(UserError, match="other walls"):
+        align_walls(np.ones((5, 5)).tolist(), data_map)
+
+
+def antmaze(name, eval_map=None, version=4):
+    env = gym.make(f"AntMaze_UMaze-v{version}", continuing_task=True, reset_target=False, max_episode_steps=12345)
+    spec = gym.spec("AntMaze_UMaze-v4")
+    if eval_map:
+        spec = gym.envs.registration.EnvSpec.from_json(spec.to_json())
+        spec.kwargs["maze_map"] = eval_map
+    obs, _ = env.reset(seed=0)
+    rows = [obs] + [env.step(env.action_space.sample())[0] for _ in range(3)]
+    one = {
+        "observations": {key: np.stack([row[key] for row in rows]) for key in obs},
+        "actions": np.zeros((3, 8), np.float32),
+        "rewards": np.zeros(3),
+        "terminations": np.zeros(3, bool),
+        "truncations": np.arange(3) == 2,
+    }
+    return make_minari(name, [one], None, None, env=env, eval_env=spec)
+
+
+def test_antmaze_is_evaluated_on_the_datas_walls(capsys):
+    eval_map = [[1, 1, 1, 1, 1], [1, 0, 0, "r", 1], [1, 0, 1, 1, 1], [1, 0, 0, "g", 1], [1, 1, 1, 1, 1]]
+    _, info = load(antmaze("test/antmaze-umaze-v0", eval_map))
+    spec = json.loads(info["env_spec"])
+    assert spec["kwargs"]["maze_map"][1] == [1, "r", 0, 0, 1] and spec["max_episode_steps"] == 700
+    assert spec["kwargs"]["continuing_task"] is False and "mirrored left to right" in capsys.readouterr().out
+
+
+def test_antmaze_versions_are_not_mixed():
+    """AntMaze v5's ant observes contact forces, 105 numbers; v4's, as the datasets, 27."""
+    with pytest.raises(UserError, match="AntMaze_UMaze-v4 observes"):
+        load(antmaze("test/antmaze-five-v0", version=5))

@@ -1,0 +1,227 @@
+"""Runs from the command line: what they leave, seeds, resuming, evaluating again, a lone copy of the file."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import td3_bst
+import torch
+from conftest import ROOT, run_script
+from td3_bst import Args, UserError, main, parse_args, resolve
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+TINY = {
+    "morse_steps": 30,
+    "total_timesteps": 60,
+    "eval_freq": 30,
+    "eval_episodes": 3,
+    "log_freq": 10,
+    "batch_size": 32,
+    "morse_batch_size": 32,
+    "actor_hidden_dims": (16,),
+    "critic_hidden_dims": (16,),
+    "morse_hidden_dims": (16,),
+}
+
+
+def flags(**kwargs):
+    return [
+        word
+        for name, value in kwargs.items()
+        for word in ["--" + name.replace("_", "-"), *(map(str, value) if isinstance(value, tuple) else [str(value)])]
+    ]
+
+
+def train(env_id, folder, **kwargs):
+    """A tiny run in this process; returns its folder."""
+    main(resolve(Args(**(TINY | {"env_id": env_id, "runs_dir": str(folder)} | kwargs))))
+    return max(Path(folder).iterdir(), key=lambda path: path.stat().st_mtime)
+
+
+def weights(run):
+    """Every tensor of a run's checkpoint: networks, targets, optimisers, generator."""
+    tensors = {}
+
+    def collect(prefix, value):
+        if isinstance(value, torch.Tensor):
+            tensors[prefix] = value
+        elif isinstance(value, (dict, list)):
+            for key, part in value.items() if isinstance(value, dict) else enumerate(value):
+                collect(f"{prefix}/{key}", part)
+
+    collect("", torch.load(run / "checkpoint.pt", weights_only=True))
+    return tensors
+
+
+def same(a, b):
+    a, b = weights(a), weights(b)
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+@pytest.fixture(scope="module")
+def run(pointmaze, tmp_path_factory):
+    return train(pointmaze, tmp_path_factory.mktemp("runs"))
+
+
+def test_what_a_run_leaves(run, pointmaze):
+    names = {path.name for path in run.iterdir()}
+    assert {"args.json", "results.json", "model.pt", "checkpoint.pt"} <= names and not any(".part" in n for n in names)
+    assert run.name.startswith("td3-bst-pointmaze-umaze-v0__td3_bst__1__")
+    record = json.loads((run / "args.json").read_text())
+    assert record["dataset_id"] == pointmaze and record["versions"]["torch"].startswith(torch.__version__.split("+")[0])
+    assert record["args"]["discount"] == 0.99 and record["args"]["reward_shift"] == -1  # filled from the domain's row
+    evaluations = json.loads((run / "results.json").read_text())["evaluations"]
+    assert [(e["step"], e["last"]) for e in evaluations] == [(30, False), (60, True)]
+    for entry in evaluations:
+        assert len(entry["returns"]) == len(entry["lengths"]) == 3
+        assert entry["score"] == pytest.approx(100 * np.mean(entry["terminations"]))
+        assert entry["return_mean"] == pytest.approx(np.mean(entry["returns"]))
+    events = EventAccumulator(str(run)).Reload()
+    tags = set(events.Tags()["scalars"])
+    assert tags >= {"loss/morse", "loss/critic", "loss/actor", "policy/q", "policy/weight", "policy/bc_error"}
+    assert tags >= {"certainty/data", "certainty/uniform", "certainty/policy", "evaluation/score", "evaluation/return"}
+    assert [e.step for e in events.Scalars("loss/critic")] == [10, 20, 30, 40, 50, 60]
+
+
+def test_seeds(run, pointmaze, tmp_path):
+    assert same(run, train(pointmaze, tmp_path / "same"))
+    assert not same(run, train(pointmaze, tmp_path / "other", seed=2))
+    assert same(run, train(pointmaze, tmp_path / "logs", log_freq=7, eval_freq=20, num_eval_envs=2))
+
+
+@pytest.mark.parametrize("phase, step", [("morse", 17), ("policy", 25), ("policy", 30), ("policy", 59)])
+def test_resume_gives_the_same_weights(run, pointmaze, tmp_path, monkeypatch, phase, step):
+    """Stopped in either phase and gone on with, a run ends as one that was not stopped, bit for bit."""
+    calls = {"n": 0}
+    name = "morse_loss" if phase == "morse" else "critic_loss"
+    original = getattr(td3_bst, name)
+
+    def stop(*args):
+        calls["n"] += 1
+        if calls["n"] == step:
+            raise KeyboardInterrupt
+        return original(*args)
+
+    monkeypatch.setattr(td3_bst, name, stop)
+    with pytest.raises(SystemExit, match="--resume"):
+        train(pointmaze, tmp_path)
+    monkeypatch.setattr(td3_bst, name, original)
+    (stopped,) = tmp_path.iterdir()
+    assert not same(run, stopped)
+    main(parse_args(["--resume", str(stopped)]))
+    assert same(run, stopped)
+    ours, theirs = (json.loads((path / "results.json").read_text())["evaluations"] for path in (run, stopped))
+    assert ours == theirs
+
+
+def test_stop_before_the_first_checkpoint(run, pointmaze, tmp_path, monkeypatch):
+    monkeypatch.setattr(td3_bst, "morse_loss", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(SystemExit):
+        train(pointmaze, tmp_path)
+    monkeypatch.undo()
+    (stopped,) = tmp_path.iterdir()
+    main(parse_args(["--resume", str(stopped)]))
+    assert same(run, stopped)
+
+
+def test_stop_during_an_evaluation(run, pointmaze, tmp_path, monkeypatch):
+    monkeypatch.setattr(td3_bst, "evaluate", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(SystemExit):
+        train(pointmaze, tmp_path)
+    monkeypatch.undo()
+    (stopped,) = tmp_path.iterdir()
+    main(parse_args(["--resume", str(stopped)]))
+    assert same(run, stopped)
+    evaluations = json.loads((stopped / "results.json").read_text())["evaluations"]
+    assert [e["step"] for e in evaluations] == [30, 60]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_signals(pointmaze, tmp_path, number):
+    """Ctrl-C and a kill of the real process, with another run as the reference."""
+    kwargs = TINY | {"env_id": pointmaze, "morse_steps": 200, "total_timesteps": 2000, "eval_freq": 1000, "log_freq": 50}
+    command = [sys.executable, str(ROOT / "td3_bst.py"), *flags(**kwargs, runs_dir=tmp_path / "a")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.time() + 120
+    while not list(tmp_path.glob("a/*/checkpoint.pt")) and time.time() < deadline:
+        time.sleep(0.05)
+    time.sleep(0.5)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode != 0
+    (stopped,) = (tmp_path / "a").iterdir()
+    if number == signal.SIGINT:
+        assert f"--resume {stopped}" in err and "Traceback" not in err
+    assert not (stopped / "results.json").exists() or json.loads((stopped / "results.json").read_text())
+    run_script("td3_bst.py", "--resume", str(stopped))
+    whole = train(pointmaze, tmp_path / "b", **{key: value for key, value in kwargs.items() if key != "env_id"})
+    assert same(whole, stopped)
+
+
+def test_evaluating_again_gives_the_same_figure(run):
+    last = json.loads((run / "results.json").read_text())["evaluations"][-1]
+    process = run_script("td3_bst.py", "--evaluate", str(run))
+    assert process.stdout.splitlines()[-1] == f"score {last['score']}, return {last['return_mean']}"
+
+
+def test_model_acts_without_this_repository(run):
+    """The snippet of the README, on weights_only=True."""
+    model = torch.load(run / "model.pt", weights_only=True)
+    info, state = model["info"], model["actor"]
+    obs = torch.randn(8)
+    x = (obs - info["obs_mean"]) / info["obs_std"]
+    layers = sorted({int(key.split(".")[1]) for key in state})
+    for i in layers:
+        x = state[f"net.{i}.weight"] @ x + state[f"net.{i}.bias"]
+        x = x.relu() if i < layers[-1] else x.tanh()
+    action = info["action_low"] + (x + 1) / 2 * (info["action_high"] - info["action_low"])
+    actor = td3_bst.Actor(8, 2, model["args"]["actor_hidden_dims"])
+    actor.load_state_dict(state)
+    np.testing.assert_allclose(td3_bst.make_policy(actor, info)(obs.numpy()), action, rtol=1e-5, atol=1e-6)
+
+
+def test_resume_refuses_other_arguments(run):
+    for changed in (["--seed", "2"], ["--temperature", "0.3"], ["--total-timesteps", "90"]):
+        with pytest.raises(UserError, match=changed[0].strip("-").replace("-", "_")):
+            main(parse_args(["--resume", str(run), *changed]))
+
+
+def test_losses_that_are_not_finite_stop_the_run(pointmaze, tmp_path, monkeypatch):
+    original, calls = td3_bst.critic_loss, []
+
+    def overflow(*args):
+        calls.append(1)
+        return original(*args) * (float("nan") if len(calls) > 24 else 1)
+
+    monkeypatch.setattr(td3_bst, "critic_loss", overflow)
+    with pytest.raises(UserError, match="loss/critic is nan.* at policy step 30"):
+        train(pointmaze, tmp_path)
+    (stopped,) = tmp_path.iterdir()
+    assert torch.load(stopped / "checkpoint.pt", weights_only=True)["done"]["policy"] == 20
+    assert all(torch.isfinite(value).all() for value in weights(stopped).values())
+
+
+def test_hdf5_without_environment_trains_and_evaluates_nothing(tmp_path):
+    from test_data import write_hdf5
+
+    obs = np.random.default_rng(0).normal(size=(200, 4))
+    path = write_hdf5(tmp_path / "mine.hdf5", 200, observations=obs, timeouts=np.arange(200) % 20 == 19)
+    run = train(path, tmp_path / "runs")
+    assert not (run / "results.json").exists() and (run / "model.pt").exists()
+
+
+def test_a_copy_of_the_file_alone_trains(pointmaze, tmp_path):
+    shutil.copy(ROOT / "td3_bst.py", tmp_path)
+    command = [sys.executable, "td3_bst.py", *flags(**TINY, env_id=pointmaze)]
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    process = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert process.returncode == 0, process.stderr
+    (run,) = (tmp_path / "runs").iterdir()
+    assert json.loads((run / "results.json").read_text())["evaluations"][-1]["step"] == 60

@@ -1,0 +1,127 @@
+"""One update: target networks, frozen networks, delayed policy, noise, seeds, no host synchronisation."""
+
+import copy
+
+import pytest
+import td3_bst
+import torch
+from td3_bst import Args, make_agent, resolve, train_morse, update
+
+OBS, K, ROWS = 5, 3, 100
+SMALL = dict(batch_size=16, actor_hidden_dims=(8,), critic_hidden_dims=(8, 8), morse_hidden_dims=(8,), morse_batch_size=16)
+
+
+def make(seed=0, device="cpu", **kwargs):
+    args = resolve(Args(**(SMALL | {"morse_steps": 3} | kwargs)))
+    torch.manual_seed(seed)
+    data = {
+        "observations": torch.randn(ROWS, OBS),
+        "actions": torch.rand(ROWS, K) * 2 - 1,
+        "rewards": torch.randn(ROWS),
+        "next_observations": torch.randn(ROWS, OBS),
+        "terminations": (torch.rand(ROWS) < 0.1).float(),
+    }
+    data = {key: value.to(device) for key, value in data.items()}
+    agent = make_agent(OBS, K, args, torch.device(device))
+    return agent, data, args, torch.Generator().manual_seed(seed)
+
+
+def parameters(network):
+    return [p.detach().clone() for p in network.parameters()]
+
+
+def changed(network, before):
+    return not all(torch.equal(p, q) for p, q in zip(network.parameters(), before))
+
+
+def test_policy_and_targets_move_only_when_told():
+    agent, data, args, generator = make()
+    before = {name: parameters(getattr(agent, name)) for name in ("actor", "critic", "target_actor", "target_critic", "morse")}
+    metrics = update(agent, data, args, generator, False)
+    assert {name for name in before if changed(getattr(agent, name), before[name])} == {"critic"}
+    assert set(metrics) == {"loss/critic"}
+    update(agent, data, args, generator, True)
+    moved = {name for name in before if changed(getattr(agent, name), before[name])}
+    assert moved == {"actor", "critic", "target_actor", "target_critic"}  # the Morse network is frozen
+
+
+def test_policy_step_leaves_the_critic_alone():
+    agent, data, args, generator = make()
+    snapshots = []
+    for update_policy in (False, True):
+        twin, rng = copy.deepcopy(agent), torch.Generator().manual_seed(3)
+        twin.critic_optimizer = torch.optim.Adam(twin.critic.parameters(), args.critic_learning_rate)
+        twin.actor_optimizer = torch.optim.Adam(twin.actor.parameters(), args.actor_learning_rate)
+        update(twin, data, args, rng, update_policy)
+        snapshots.append((parameters(twin.critic), [p.grad for p in twin.critic.parameters()]))
+    for (values, gradients) in zip(*snapshots):
+        for a, b in zip(values, gradients):
+            torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
+def test_polyak_averaging():
+    agent, data, args, generator = make(tau=0.25)
+    before = {name: parameters(getattr(agent, name)) for name in ("target_actor", "target_critic")}
+    update(agent, data, args, generator, True)
+    for name in ("actor", "critic"):
+        for old, now, network in zip(
+            before[f"target_{name}"], getattr(agent, f"target_{name}").parameters(), getattr(agent, name).parameters()
+        ):
+            torch.testing.assert_close(now, 0.75 * old + 0.25 * network)
+            assert not now.requires_grad
+
+
+def test_target_noise_is_clipped(monkeypatch):
+    seen = []
+    original = td3_bst.critic_loss
+    monkeypatch.setattr(td3_bst, "critic_loss", lambda *a: seen.append(a[4]) or original(*a))
+    agent, data, args, generator = make(policy_noise=0.2, noise_clip=0.3, batch_size=4000)
+    update(agent, data, args, generator, False)
+    assert seen[0].shape == (4000, K) and seen[0].abs().max() == pytest.approx(0.3)
+    assert seen[0].std().item() == pytest.approx(0.181, abs=0.005)  # of N(0, 0.2) clipped at 1.5 deviations
+
+
+def test_behaviour_cloning_trains_no_critic():
+    agent, data, args, generator = make(q_weight=0.0, weighting="constant")
+    before = parameters(agent.critic)
+    metrics = update(agent, data, args, generator, True)
+    assert not changed(agent.critic, before) and set(metrics) == {"policy/bc_error", "loss/actor"}
+    first = metrics["policy/bc_error"].mean()
+    for _ in range(300):
+        metrics = update(agent, data, args, generator, True)
+    assert metrics["policy/bc_error"].mean() < 0.9 * first
+
+
+def test_morse_training_separates_data_from_uniform_actions():
+    """On actions within 0.05 of one point in 2-d, certainty becomes high there and low elsewhere."""
+    args = resolve(Args(morse_steps=400, morse_hidden_dims=(64, 64), morse_batch_size=128, kernel_scale_factor=1.0))
+    torch.manual_seed(0)
+    data = {"observations": torch.randn(1000, 2), "actions": 0.5 + 0.05 * torch.randn(1000, 2), "rewards": torch.zeros(1000)}
+    agent, steps = make_agent(2, 2, args, torch.device("cpu")), []
+    train_morse(agent, data, args, torch.Generator().manual_seed(0), 0, lambda *call: steps.append(call[:2]))
+    assert steps == [("morse", step) for step in range(1, 401)]
+    near = agent.morse.certainty(data["observations"], data["actions"]).mean()
+    far = agent.morse.certainty(data["observations"], -data["actions"]).mean()
+    assert near > 0.9 and far < 0.1
+
+
+def test_same_seed_same_weights():
+    runs = []
+    for seed in (1, 1, 2):
+        agent, data, args, generator = make(seed)
+        train_morse(agent, data, args, generator)
+        for step in range(10):
+            update(agent, data, args, generator, step % 2 == 0)
+        runs.append([p for name in ("actor", "critic", "morse") for p in parameters(getattr(agent, name))])
+    assert all(torch.equal(a, b) for a, b in zip(runs[0], runs[1]))
+    assert not any(torch.equal(a, b) for a, b in zip(runs[0], runs[2]))
+
+
+@pytest.mark.parametrize("weighting", ["morse", "constant"])
+def test_update_runs_on_meta(weighting):
+    """No host synchronisation and no data-dependent shape: `meta` tensors have no values to wait for."""
+    agent, data, args, generator = make(device="meta", weighting=weighting)
+    train_morse(agent, data, args, generator)
+    for update_policy in (False, True):
+        metrics = update(agent, data, args, generator, update_policy)
+    assert all(value.is_meta for value in metrics.values())
