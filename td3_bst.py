@@ -88,7 +88,7 @@ class Args:
 
     # ---- data ----
     normalize_obs: bool = True
-    """scale observations to the dataset's mean 0 and deviation 1 per dimension"""
+    """scale observations to mean 0 and deviation 1 per dimension of the dataset (ours, as in TD3+BC)"""
     reward_shift: float | None = None
     """added to every reward of the data"""
     reward_scale: float = 1.0
@@ -367,12 +367,10 @@ def read_hdf5(path, args):
     terminal is dropped: what followed it is not stored."""
     with h5py.File(path, "r") as file:
         has_next = "next_observations" in file
-        needed = ["observations", "actions", "rewards", "terminals", "next_observations" if has_next else "timeouts"]
-        lengths = {key: len(file[key]) if key in file else 0 for key in needed}
-        if len(set(lengths.values())) > 1:
-            raise UserError(f"{path} is not whole: the rows of its fields are {lengths}")
         terminals = file["terminals"][:].reshape(-1).astype(bool)
-        ends = terminals | (file["timeouts"][:].reshape(-1).astype(bool) if "timeouts" in file else False)
+        ends = terminals.copy()
+        if not has_next or "timeouts" in file:  # without next_observations, one must know where episodes end
+            ends |= file["timeouts"][:].reshape(-1).astype(bool)
         if not ends.any():
             raise UserError(f"{path} has no complete episode: none of its {len(ends)} rows is a terminal or a timeout")
         episode = np.cumsum(ends) - ends  # (length,), number of each row's episode
@@ -381,10 +379,10 @@ def read_hdf5(path, args):
             keep &= terminals | ~np.append(ends[:-1], True)
         keep = np.flatnonzero(keep)
 
-        def read(key):
-            array = np.empty(file[key].shape, np.float32)
-            file[key].read_direct(array)
-            return array
+        def read(key):  # as float32, without a copy in the file's precision
+            if len(file[key]) != len(ends):
+                raise UserError(f"{path} is not whole: it has {len(ends)} terminals but {len(file[key])} {key}")
+            return file[key].astype(np.float32)[:]
 
         obs = read("observations")
         next_obs = read("next_observations")[keep] if has_next else obs[keep + ~terminals[keep]]  # unused if terminal
@@ -409,11 +407,9 @@ def maze_episode(obs, terminations):
     goal = np.asarray(obs["desired_goal"])  # (length + 1, 2)
     stale = (goal[1:] != goal[:-1]).any(-1)  # (length,)
     success = np.linalg.norm(obs["achieved_goal"][1:] - goal[1:], axis=-1) <= GOAL_RADIUS  # (length,)
-    keep, starts = ~stale, [0, *np.flatnonzero(stale) + 1]
-    for start, end in zip(starts, [*starts[1:], len(keep)]):
-        hits = np.flatnonzero(success[start:end])
-        if len(hits):
-            keep[start + hits[0] + 1 : end] = False
+    hits = np.cumsum(success & ~stale)  # (length,), successes up to each transition
+    earlier = np.maximum.accumulate(np.where(stale, hits, 0))  # (length,), those before the present goal's time
+    keep = ~stale & (hits - success == earlier)
     return keep, success | terminations
 
 
@@ -439,7 +435,7 @@ def read_minari(dataset, is_maze, args):
 
 
 def align_walls(eval_map, data_map):
-    """The evaluation maze, mirrored if need be so that its walls are the data's, and how ("" or words). Raises UserError.
+    """The evaluation maze, mirrored if need be so that its walls are the data's, and how, "" or words. Raises UserError.
 
     Minari's AntMaze umaze evaluates on a map mirrored against the data's (Minari issue 304)."""
     maze, walls = np.array(eval_map, dtype=object), np.array(data_map, dtype=object) == 1
@@ -477,11 +473,12 @@ def check_data(arrays, dataset_id, obs_space, action_space, spec):
     """Raise UserError unless the arrays are sound and the environment's spaces, if there is one, are the dataset's."""
     if not (isinstance(action_space, gym.spaces.Box) and action_space.is_bounded() and len(action_space.shape) == 1):
         raise UserError(f"actions of {dataset_id} are {action_space}, not continuous vectors with finite bounds")
-    env = gym.make(spec) if spec else None
-    if env and gym.spaces.flatdim(env.observation_space) != gym.spaces.flatdim(obs_space):
-        raise UserError(f"{spec.id} observes {env.observation_space}, the data {obs_space}; pass the right --eval-env-id")
-    if env and not np.array_equal([env.action_space.low, env.action_space.high], [action_space.low, action_space.high]):
-        raise UserError(f"{spec.id} takes actions {env.action_space}, the data {action_space}; pass the right --eval-env-id")
+    if spec:
+        env, advice = gym.make(spec), "pass --eval-env-id of the environment that the data is from"
+        if gym.spaces.flatdim(env.observation_space) != gym.spaces.flatdim(obs_space):
+            raise UserError(f"{spec.id} observes {env.observation_space}, the data {obs_space}; {advice}")
+        if not np.array_equal([env.action_space.low, env.action_space.high], [action_space.low, action_space.high]):
+            raise UserError(f"{spec.id} takes actions {env.action_space}, the data {action_space}; {advice}")
     if not len(arrays["rewards"]):
         raise UserError(f"{dataset_id} is empty: it has no transition of a complete episode")
     for key, array in arrays.items():
@@ -554,7 +551,7 @@ def make_policy(actor, info):
 
 
 def evaluate(policy, env_spec, seeds, num_envs):
-    """Play exactly one complete episode per seed. Returns undiscounted returns, lengths and terminations, (len(seeds),).
+    """Play exactly one complete episode per seed. Gives undiscounted returns, lengths and terminations, (len(seeds),).
 
     An environment that is done goes on with the next seed, so the figure does not depend on their number; those that
     find no seed left play on unrecorded."""
@@ -580,7 +577,7 @@ def evaluate(policy, env_spec, seeds, num_envs):
 
 
 def score_policy(actor, info, args):
-    """Evaluate, as an entry of results.json; score: in mazes 100 x success rate, else 100 x normalised return or None."""
+    """Evaluate, as an entry of results.json. The score is 100 x success rate in mazes, else 100 x normalised return."""
     seeds = np.random.SeedSequence(args.seed).generate_state(args.eval_episodes)
     env_spec = EnvSpec.from_json(info["env_spec"])
     returns, lengths, terminations = evaluate(make_policy(actor, info), env_spec, seeds, args.num_eval_envs)
@@ -661,7 +658,7 @@ def update(agent, data, args, generator, update_policy):
 # ---------------------------------------------------------------- a run: arguments, files, main
 
 def resolve(args):
-    """The arguments with unset fields filled from their domain's row of DOMAINS. Raises UserError for one out of range."""
+    """The arguments with unset fields filled from the domain's row of DOMAINS. Raises UserError where out of range."""
     row = zip(DOMAIN_FIELDS, DOMAINS[domain_of(args.env_id)])
     args = dataclasses.replace(args, **{name: value for name, value in row if getattr(args, name) is None})
     zero = "seed total_timesteps morse_steps q_weight uniform_weight constant_weight policy_noise noise_clip discount"
@@ -669,33 +666,33 @@ def resolve(args):
     ceilings = {"tau": 1, "dataset_fraction": 1, "discount": 0.999999}
     for name, value in dataclasses.asdict(args).items():
         for x in value if isinstance(value, tuple) else [value]:
-            if not isinstance(x, (int, float)):
-                continue
-            rule = f"at least {floors[name]}" if name in floors else "more than 0"
-            rule += f" and at most {ceilings[name]}" if name in ceilings else ""
-            enough = x >= floors[name] if name in floors else x > 0 or x is False
-            if not (enough and x <= ceilings.get(name, math.inf) and math.isfinite(x)):
-                raise UserError(f"--{name.replace('_', '-')} must be {rule}, got {x}")
+            if isinstance(x, (int, float)) and not isinstance(x, bool):
+                enough = x >= floors[name] if name in floors else x > 0
+                if not (enough and x <= ceilings.get(name, math.inf) and math.isfinite(x)):
+                    rule = f"at least {floors[name]}" if name in floors else "more than 0"
+                    rule += f" and at most {ceilings[name]}" if name in ceilings else ""
+                    raise UserError(f"--{name.replace('_', '-')} must be {rule}, got {x}")
     return args
 
 
 def parse_args(argv=None):
-    """Arguments from the command line; with --resume or --evaluate the defaults are the run's own. Raises UserError."""
+    """Arguments from the command line, where a run is given with its own as defaults. Raises UserError."""
     args = tyro.cli(Args, args=argv, description=__doc__)
     run = args.resume or args.evaluate
-    if run:
-        default = dataclasses.replace(read_args(run), resume=args.resume, evaluate=args.evaluate)
-        args = tyro.cli(Args, args=argv, description=__doc__, default=default)
-    return args
-
-
-def read_args(run_dir):
-    """The arguments that a run was started with. Raises UserError."""
+    if not run:
+        return args
     try:
-        stored = json.loads((Path(run_dir) / "args.json").read_text())["args"]
-        return Args(**{name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()})
+        record = json.loads((Path(run) / "args.json").read_text())["args"]
+        stored = Args(**{name: tuple(value) if isinstance(value, list) else value for name, value in record.items()})
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{run_dir} is not the folder of a run of this script ({error!r})") from error
+        raise UserError(f"{run} is not the folder of a run of this script ({error!r})") from error
+    stored = dataclasses.replace(stored, resume=args.resume, evaluate=args.evaluate)
+    args = tyro.cli(Args, args=argv, description=__doc__, default=stored)
+    old, new = dataclasses.asdict(stored), dataclasses.asdict(args)
+    changed = [f"{name} was {old[name]}, not {new[name]}" for name in old if old[name] != new[name]]
+    if args.resume and changed:
+        raise UserError(f"--resume goes on with the run's own arguments, but {'; '.join(changed)}: start a new run")
+    return args
 
 
 def write_file(path, content):
@@ -719,19 +716,16 @@ def main(args):
         actor.load_state_dict(model["actor"])
         result = score_policy(actor, info, args)
         return print(f"score {result['score']}, return {result['return_mean']}")
-    old, new = (dataclasses.asdict(a) for a in (read_args(args.resume) if args.resume else args, args))
-    changed = [f"{k} was {old[k]}, not {new[k]}" for k in old if k != "resume" and old[k] != new[k]]
-    if changed:
-        raise UserError(f"--resume goes on with the run's own arguments, but {'; '.join(changed)}: start a new run")
-
     data, info = load_dataset(args, device)
-    print("\n".join(f"{name:24} {value}" for name, value in new.items()))
+    domain = domain_of(args.env_id)
+    print("\n".join(f"{name:24} {value}" for name, value in dataclasses.asdict(args).items()))
+    print(f"domain {domain}, which fills {', '.join(DOMAIN_FIELDS)} where they are unset")
     print(f"{info['dataset_id']}: {len(data['rewards']):,} transitions, {int(data['terminations'].sum()):,} terminal")
     run_name = f"{args.env_id.strip('/').replace('/', '-')}__{args.exp_name}__{args.seed}__{time.time_ns() // 10**6}"
     run_dir = Path(args.resume or Path(args.runs_dir) / run_name)
     checkpoint_file = run_dir / "checkpoint.pt"
     packages = ("torch", "numpy", "gymnasium", "gymnasium-robotics", "mujoco", "minari")
-    record = {"args": new | {"resume": None}, "dataset_id": info["dataset_id"]}
+    record = {"args": dataclasses.asdict(args) | {"resume": None}, "domain": domain, "dataset_id": info["dataset_id"]}
     record |= {"versions": {p: version(p) for p in packages}, "command": shlex.join(["python", *sys.argv])}
     try:
         run_dir.mkdir(parents=True, exist_ok=bool(args.resume))
@@ -774,7 +768,7 @@ def main(args):
             write_file(run_dir / "results.json", json.dumps(record | {"evaluations": evaluations}))
             values["evaluation/return"] = result["return_mean"]
             values |= {"evaluation/score": result["score"]} if result["score"] is not None else {}
-            print(f"evaluation at step {step:,}: score {result['score']}, return {result['return_mean']:.2f}", flush=True)
+            print(f"evaluation at step {step:,}: score {result['score']}, return {result['return_mean']}", flush=True)
         for name, value in values.items():
             writer.add_scalar(name, value, step)
         states = {name: part.state_dict() for name, part in vars(agent).items()}
