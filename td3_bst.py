@@ -17,10 +17,10 @@ then TD3 with a policy objective that clones behaviour where the policy's action
     python td3_bst.py --evaluate runs/RUN                                    # evaluate the saved policy again
 """
 
+import contextlib
 import copy
 import dataclasses
 import difflib
-import http.client
 import json
 import math
 import os
@@ -65,8 +65,6 @@ class Args:
     """seed of initial weights, batches, noise and evaluation episodes"""
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
     """torch device; unset: cuda if there is one, else cpu"""
-    matmul_precision: Literal["highest", "high", "medium"] = "highest"
-    """of float32 matrix products: highest is float32, high TF32 on CUDA, medium bfloat16 where the hardware has it"""
     total_timesteps: int = 1_000_000
     """gradient steps after Morse pre-training"""
     eval_freq: int = 50_000
@@ -84,7 +82,7 @@ class Args:
     resume: str | None = None
     """run folder to go on with; other arguments must be those it was started with"""
     evaluate: str | None = None
-    """run folder whose saved policy to evaluate again, without training"""
+    """run folder whose saved policy to evaluate again, without training; takes --seed, --device and --eval-episodes"""
 
     # ---- data ----
     normalize_obs: bool = True
@@ -94,7 +92,7 @@ class Args:
     reward_scale: float = 1.0
     """multiplies every reward of the data, after the shift"""
 
-    # ---- TD3 (Fujimoto et al. 2018, arXiv 1802.09477; the defaults are its own where not said otherwise) ----
+    # ---- TD3 (arXiv 1802.09477; defaults are those of TD3+BC, arXiv 2106.06860, where not said otherwise) ----
     discount: float | None = None
     """gamma, in [0, 1)"""
     tau: float = 0.005
@@ -127,7 +125,7 @@ class Args:
     """widths of its ReLU layers (ours)"""
     morse_learning_rate: float = 1e-3
     """Adam step size (ours)"""
-    num_uniform: int = 4
+    num_uniform: int = 1
     """uniform actions per state in the second term of its loss (ours)"""
     uniform_weight: float = 1.0
     """weight of that term; 1 is the paper's"""
@@ -148,7 +146,7 @@ class Args:
     constant_weight: float = 0.4
     """with constant weighting, the weight of the squared error averaged over action dimensions; 1/2.5 is TD3+BC's"""
     q_weight: float = 1.0
-    """weight of the critic's term; 1 is the paper's, 0 leaves behaviour cloning and trains no critic"""
+    """weight of the critic's term; 1 is the paper's; 0 is behaviour cloning, with as many policy steps but no critic"""
 
 
 # What fills the fields left unset. All ours: the paper has one set of values per domain, but does not give these.
@@ -166,11 +164,23 @@ DATA_KEYS = ("observations", "actions", "rewards", "next_observations", "termina
 
 def domain_of(env_id):
     """The name of a dataset's row of DOMAINS: the first whose pattern is found in the dataset's name."""
-    return next(name for name, pattern in zip(DOMAINS, DOMAIN_PATTERNS) if re.search(pattern, env_id.lower()))
+    text = Path(env_id).name if env_id.endswith((".hdf5", ".h5")) else env_id
+    return next(name for name, pattern in zip(DOMAINS, DOMAIN_PATTERNS) if re.search(pattern, text.lower()))
 
 
 class UserError(Exception):
-    """Something for the user to mend. The message is one line: what is wrong and what to do about it."""
+    """Something for the user to mend. The message says what is wrong and what to do about it."""
+
+
+@contextlib.contextmanager
+def explain(problem, advice):
+    """Raise whatever is raised inside as a UserError that says what failed, why, and what to do about it."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{problem} ({error!r}); {advice}") from error
 
 
 # ---------------------------------------------------------------- networks
@@ -308,50 +318,49 @@ def locate_minari(env_id):
         matches = [i for i in dataset_ids if i == name or i.rpartition("-v")[0] == name]
         return max(matches, key=lambda i: int(i.rpartition("-v")[2]), default=None)
 
-    root, local = minari.storage.get_dataset_path(), minari.list_local_datasets(compatible_minari_version=True)
+    root = minari.storage.get_dataset_path()
+    with explain(f"cannot list the datasets in {root}", "move what is no Minari dataset out of it"):
+        local = minari.list_local_datasets(compatible_minari_version=True)
     if pick(local) or (root / name / "data").exists():  # there but not listed, it is damaged: reading it says how
         return pick(local) or name
-    known = [f"{g}-{r}" for g, rests in SHORT_NAMES.items() for r in rests] + LOCOMOTION_NAMES + list(local)
-    near = ", ".join(difflib.get_close_matches(env_id, known, n=3, cutoff=0.5)) or "none; the README lists the names"
-    unknown = UserError(f"there is no dataset {env_id!r}; near matches: {near}")
-    if not is_short and not re.fullmatch(r"[-\w]+(/[-\w]+)+-v\d+", name):
-        raise unknown
     advice = f"download it elsewhere (`minari download {name}`) and copy its folder below {root}"
-    if env_id in ("pointmaze-umaze", "pointmaze-medium", "pointmaze-large"):
-        advice = f"recreate it with `python benchmark/make_dataset.py {env_id}`, then --env-id td3-bst/{env_id}-v0"
-    print(f"{name} is not in {root}: asking Minari's remote ...")
-    dataset_id, prefix = None, re.sub(r"-v\d+$", "", name)
+    if maze := re.fullmatch(r"(?:td3-bst/)?(pointmaze-(?:umaze|medium|large))(?:-v\d+)?", env_id):
+        advice = f"recreate it: `python benchmark/make_dataset.py {maze[1]}`, then --env-id td3-bst/{maze[1]}-v0"
+    dataset_id = None
     try:
-        dataset_id = pick(minari.list_remote_datasets(prefix=prefix, compatible_minari_version=True))
-        if dataset_id is None:
-            raise unknown
-        minari.download_dataset(dataset_id, force_download=True)
-        return dataset_id
+        if re.fullmatch(r"[-\w]+(/[-\w]+)+", name):
+            print(f"{name} is not in {root}: asking Minari's remote ...", flush=True)
+            prefix = re.sub(r"-v\d+$", "", name)
+            dataset_id = pick(minari.list_remote_datasets(prefix=prefix, compatible_minari_version=True))
+            if dataset_id:
+                minari.download_dataset(dataset_id, force_download=True)
     except BaseException as error:
         if dataset_id:
             shutil.rmtree(root / dataset_id, ignore_errors=True)  # half a dataset would be taken for a whole one
-        if isinstance(error, UserError) or not isinstance(error, Exception):
+        if not isinstance(error, Exception):
             raise
         raise UserError(f"{name} is not in {root} and cannot be downloaded ({error!r}); {advice}") from error
+    if not dataset_id:
+        known = [f"{g}-{r}" for g, rests in SHORT_NAMES.items() for r in rests] + LOCOMOTION_NAMES + list(local)
+        near = ", ".join(difflib.get_close_matches(env_id, known, n=3, cutoff=0.5)) or "none; see the README"
+        raise UserError(f"there is no dataset {env_id!r}; near matches: {near}")
+    return dataset_id
 
 
 def locate_hdf5(name):
     """Path of a D4RL locomotion file where the D4RL package keeps it, downloaded if not there. Raises UserError."""
     folder = Path(os.environ.get("D4RL_DATASET_DIR", Path.home() / ".d4rl" / "datasets"))
     path = folder / (name.removesuffix("-v2").replace("-", "_") + "-v2.hdf5")
-    if path.exists():
-        return path
-    url, part = f"{D4RL_URL}/{path.name}", path.with_suffix(".part")
-    print(f"downloading {url} to {path} ...")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with urllib.request.urlopen(url, timeout=30) as response, open(part, "wb") as file:
-            shutil.copyfileobj(response, file)
-        h5py.File(part, "r").close()  # a file cut short does not open
-        os.replace(part, path)
-        return path
-    except (OSError, http.client.HTTPException) as error:
-        raise UserError(f"cannot download {url} ({error!r}); put the file at {path} by hand") from error
+    if not path.exists():
+        url, part = f"{D4RL_URL}/{path.name}", path.with_suffix(".part")
+        print(f"downloading {url} to {path} ...", flush=True)
+        with explain(f"cannot download {url}", f"put the file at {path} by hand"):
+            folder.mkdir(parents=True, exist_ok=True)
+            with urllib.request.urlopen(url, timeout=30) as response, open(part, "wb") as file:
+                shutil.copyfileobj(response, file)
+            h5py.File(part, "r").close()  # a file cut short does not open
+            os.replace(part, path)
+    return path
 
 
 def choose_episodes(num_episodes, args):
@@ -361,10 +370,10 @@ def choose_episodes(num_episodes, args):
 
 
 def read_hdf5(path, args):
-    """Transitions of a D4RL-format file: DATA_KEYS to float32 arrays with a row each. Raises UserError, OSError.
+    """Transitions of a D4RL-format file: DATA_KEYS to float32 arrays with a row each.
 
-    Without next_observations the next one is the following row's, and the last row of an episode that did not end in a
-    terminal is dropped: what followed it is not stored."""
+    Without next_observations the next one is the following row's (a terminal row's own: it is not used), and the last
+    row of an episode that did not end in a terminal is dropped: what followed it is not stored."""
     with h5py.File(path, "r") as file:
         has_next = "next_observations" in file
         terminals = file["terminals"][:].reshape(-1).astype(bool)
@@ -379,14 +388,12 @@ def read_hdf5(path, args):
             keep &= terminals | ~np.append(ends[:-1], True)
         keep = np.flatnonzero(keep)
 
-        def read(key):  # as float32, without a copy in the file's precision
-            if len(file[key]) != len(ends):
-                raise UserError(f"{path} is not whole: it has {len(ends)} terminals but {len(file[key])} {key}")
-            return file[key].astype(np.float32)[:]
+        def read(key, *shape):  # converted while read: no copy in the file's own precision
+            return file[key].astype(np.float32)[:].reshape(len(ends), *shape)
 
-        obs = read("observations")
-        next_obs = read("next_observations")[keep] if has_next else obs[keep + ~terminals[keep]]  # unused if terminal
-        values = obs[keep], read("actions")[keep], read("rewards").reshape(-1)[keep], next_obs, terminals[keep]
+        obs = read("observations", -1)
+        next_obs = read("next_observations", *obs.shape[1:])[keep] if has_next else obs[keep + ~terminals[keep]]
+        values = obs[keep], read("actions", -1)[keep], read("rewards")[keep], next_obs, terminals[keep]
         return {key: value.astype(np.float32, copy=False) for key, value in zip(DATA_KEYS, values)}
 
 
@@ -413,10 +420,12 @@ def maze_episode(obs, terminations):
     return keep, success | terminations
 
 
-def read_minari(dataset, is_maze, args):
-    """Transitions of a Minari dataset: DATA_KEYS to float32 arrays with a row each. Raises UserError, OSError.
+def read_minari(dataset, args):
+    """Transitions of a Minari dataset: DATA_KEYS to float32 arrays with a row each. Raises UserError.
 
     Episodes hold one observation more than actions; no next observation is built across an episode's end."""
+    names = f"{args.env_id} {dataset.env_spec.id if dataset.env_spec else ''}".lower()
+    is_maze = re.search("antmaze|pointmaze", names) and isinstance(dataset.observation_space, gym.spaces.Dict)
     size, obs_dim, row = dataset.total_steps, gym.spaces.flatdim(dataset.observation_space), 0
     shapes = (obs_dim,), dataset.action_space.shape, (), (obs_dim,), ()
     data = {key: np.empty((size, *shape), np.float32) for key, shape in zip(DATA_KEYS, shapes)}
@@ -435,7 +444,7 @@ def read_minari(dataset, is_maze, args):
 
 
 def align_walls(eval_map, data_map):
-    """The evaluation maze, mirrored if need be so that its walls are the data's, and how, "" or words. Raises UserError.
+    """The evaluation map, mirrored if need be so that its walls are the data's, and how, or "". Raises UserError.
 
     Minari's AntMaze umaze evaluates on a map mirrored against the data's (Minari issue 304)."""
     maze, walls = np.array(eval_map, dtype=object), np.array(data_map, dtype=object) == 1
@@ -446,45 +455,51 @@ def align_walls(eval_map, data_map):
     raise UserError("the evaluation maze has other walls than the data's; pass --eval-env-id of one that has the same")
 
 
-def evaluation_spec(env_id, dataset, is_maze):
-    """EnvSpec to evaluate in: of `env_id`, else the dataset's, else None. Raises UserError.
+def evaluation_env(env_id, dataset):
+    """Environment to evaluate in: `env_id`, else the dataset's, else None. Raises UserError.
 
     In a maze an episode ends at the first success, within the registered time limit, between the data's walls."""
     if not env_id and not (dataset and (dataset.env_spec or dataset.storage.metadata.get("eval_env_spec"))):
         return None
-    try:
-        spec = (gym.make(env_id) if env_id else dataset.recover_environment(eval_env=True)).spec
-        if is_maze:
+    with explain("cannot make the evaluation environment", "pass another --eval-env-id"):
+        env = gym.make(env_id) if env_id else dataset.recover_environment(eval_env=True)
+        spec = env.spec
+        if "maze_map" in spec.kwargs:
             spec.kwargs["continuing_task"] = False
             spec.max_episode_steps = gym.spec(spec.id).max_episode_steps
-            data_map = dataset.env_spec.kwargs.get("maze_map") if dataset.env_spec else None
+            data_map = dataset and dataset.env_spec and dataset.env_spec.kwargs.get("maze_map")
             spec.kwargs["maze_map"], how = align_walls(spec.kwargs["maze_map"], data_map or spec.kwargs["maze_map"])
             if how:
                 print(f"the evaluation maze is mirrored {how}, start and goal with it: its walls were not the data's")
-        gym.make(spec).close()
-        return spec
-    except UserError:
-        raise
-    except Exception as error:  # whatever the environment raises
-        raise UserError(f"cannot make the evaluation environment ({error!r}); pass another --eval-env-id") from error
+            env = gym.make(spec)
+        return env
 
 
-def check_data(arrays, dataset_id, obs_space, action_space, spec):
-    """Raise UserError unless the arrays are sound and the environment's spaces, if there is one, are the dataset's."""
-    if not (isinstance(action_space, gym.spaces.Box) and action_space.is_bounded() and len(action_space.shape) == 1):
+def check_spaces(dataset_id, obs_space, action_space, env):
+    """Raise UserError unless actions are continuous and the environment's spaces, if it is one, are the dataset's."""
+
+    def outline(space):
+        return {k: outline(v) for k, v in space.items()} if isinstance(space, gym.spaces.Dict) else space.shape
+
+    is_box = isinstance(action_space, gym.spaces.Box) and action_space.dtype.kind == "f" and action_space.is_bounded()
+    if not (is_box and len(action_space.shape) == 1 and (action_space.low < action_space.high).all()):
         raise UserError(f"actions of {dataset_id} are {action_space}, not continuous vectors with finite bounds")
-    if spec:
-        env, advice = gym.make(spec), "pass --eval-env-id of the environment that the data is from"
-        if gym.spaces.flatdim(env.observation_space) != gym.spaces.flatdim(obs_space):
-            raise UserError(f"{spec.id} observes {env.observation_space}, the data {obs_space}; {advice}")
-        if not np.array_equal([env.action_space.low, env.action_space.high], [action_space.low, action_space.high]):
-            raise UserError(f"{spec.id} takes actions {env.action_space}, the data {action_space}; {advice}")
+    advice = "pass --eval-env-id of the environment that the data is from"
+    if env and outline(env.observation_space) != outline(obs_space):
+        raise UserError(f"{env.spec.id} observes {env.observation_space}, the data {obs_space}; {advice}")
+    if env and not np.array_equal([env.action_space.low, env.action_space.high], [action_space.low, action_space.high]):
+        raise UserError(f"{env.spec.id} takes actions {env.action_space}, the data {action_space}; {advice}")
+
+
+def check_arrays(dataset_id, arrays, action_space):
+    """Raise UserError unless there are transitions, all of them finite, with actions in the action space."""
     if not len(arrays["rewards"]):
         raise UserError(f"{dataset_id} is empty: it has no transition of a complete episode")
     for key, array in arrays.items():
         if bad := array.size - np.count_nonzero(np.isfinite(array)):
             raise UserError(f"{dataset_id} has {bad} NaN or infinite values in {key}; repair or drop those rows")
-    excess = float(np.maximum(action_space.low - arrays["actions"], arrays["actions"] - action_space.high).max())
+    lowest, highest = arrays["actions"].min(0), arrays["actions"].max(0)  # (k,)
+    excess = max((action_space.low - lowest).max(), (highest - action_space.high).max())
     if excess > 1e-4:  # more than rounding
         raise UserError(f"{dataset_id} has actions up to {excess:.3g} outside {action_space}; scale or clip them")
 
@@ -496,31 +511,25 @@ def load_dataset(args, device):
     asked; actions (N, k) in [-1, 1]; rewards (N,), shifted and scaled; terminations (N,), 1 where nothing follows. And
     `info`: the dataset's id, observation statistics (obs_dim,), action bounds (k,), the evaluation environment's spec
     as JSON (None: there is none), whether it is a maze, the returns that score 0 and 100 (None: unknown)."""
-    dataset, dataset_id, eval_env_id, ref_scores = None, args.env_id, args.eval_env_id, [None, None]
-    is_file = args.env_id.endswith((".hdf5", ".h5")) or args.env_id in LOCOMOTION_NAMES
-    is_maze = "maze" in domain_of(args.env_id) and not is_file
-    if args.env_id in LOCOMOTION_NAMES:
-        dataset_id = str(locate_hdf5(args.env_id))
-        robot_env_id, *ref_scores = LOCOMOTION[args.env_id.partition("-")[0]]
-        eval_env_id = eval_env_id or robot_env_id
-    try:
-        if is_file:
+    if args.env_id.endswith((".hdf5", ".h5")) or args.env_id in LOCOMOTION_NAMES:
+        robot_env_id, *ref_scores = LOCOMOTION.get(args.env_id.partition("-")[0], (None, None, None))
+        dataset_id = str(locate_hdf5(args.env_id) if args.env_id in LOCOMOTION_NAMES else args.env_id)
+        with explain(f"cannot read {dataset_id}", "if it is cut short or of another format, get it again"):
             arrays = read_hdf5(dataset_id, args)
-        else:
-            dataset_id = locate_minari(args.env_id)
-            dataset = minari.load_dataset(dataset_id)
-            arrays = read_minari(dataset, is_maze, args)
-            ref_scores = [dataset.storage.metadata.get(key) for key in ("ref_min_score", "ref_max_score")]
-    except (OSError, KeyError, ValueError, RuntimeError) as error:  # what a damaged file or folder raises
-        path = dataset_id if is_file else minari.storage.get_dataset_path(dataset_id)
-        raise UserError(f"cannot read {dataset_id} ({error!r}); if damaged, delete {path} and get it again") from error
-    spec = evaluation_spec(eval_env_id, dataset, is_maze)
-    if dataset:
-        obs_space, action_space = dataset.observation_space, dataset.action_space
-    else:
+        env = evaluation_env(args.eval_env_id or robot_env_id, None)
         obs_space = gym.spaces.Box(-np.inf, np.inf, arrays["observations"].shape[1:])
-        action_space = gym.make(spec).action_space if spec else gym.spaces.Box(-1, 1, arrays["actions"].shape[1:])
-    check_data(arrays, dataset_id, obs_space, action_space, spec)
+        action_space = env.action_space if env else gym.spaces.Box(-1, 1, arrays["actions"].shape[1:])
+        check_spaces(dataset_id, obs_space, action_space, env)
+    else:
+        dataset_id = locate_minari(args.env_id)
+        path = minari.storage.get_dataset_path(dataset_id)
+        with explain(f"cannot read {dataset_id}", f"if it is damaged, delete {path} and get it again"):
+            dataset = minari.load_dataset(dataset_id)
+            ref_scores = [dataset.storage.metadata.get(key) for key in ("ref_min_score", "ref_max_score")]
+            action_space, env = dataset.action_space, evaluation_env(args.eval_env_id, dataset)
+            check_spaces(dataset_id, dataset.observation_space, action_space, env)
+            arrays = read_minari(dataset, args)
+    check_arrays(dataset_id, arrays, action_space)
 
     data = {key: torch.from_numpy(array).to(device) for key, array in arrays.items()}
     low, high = (torch.as_tensor(x, dtype=torch.float32, device=device) for x in (action_space.low, action_space.high))
@@ -532,20 +541,24 @@ def load_dataset(args, device):
         std, mean = torch.ones_like(std), torch.zeros_like(mean)
     for key in ("observations", "next_observations"):
         data[key].sub_(mean).div_(std)
-    info = {"dataset_id": dataset_id, "env_spec": spec and spec.to_json(), "is_maze": is_maze, "ref_scores": ref_scores}
-    return data, info | {"obs_mean": mean, "obs_std": std, "action_low": low, "action_high": high}
+    info = {"dataset_id": dataset_id, "obs_mean": mean, "obs_std": std, "action_low": low, "action_high": high}
+    info |= {"env_spec": env.spec.to_json() if env else None, "is_maze": bool(env and "maze_map" in env.spec.kwargs)}
+    return data, info | {"ref_scores": ref_scores}
 
 
 # ---------------------------------------------------------------- evaluation
 
 def make_policy(actor, info):
-    """The policy as a function of numpy arrays: raw observations (n, obs_dim) to actions (n, k) of the environment."""
+    """The policy as a function of numpy arrays: raw observations (n, obs_dim) to actions (n, k) of the environment.
+
+    It computes in float64, or the number of environments would change the rounding, and a simulation amplifies that."""
+    actor = copy.deepcopy(actor).double()
+    mean, std, low, high = (info[key].double() for key in ("obs_mean", "obs_std", "action_low", "action_high"))
 
     @torch.no_grad()
     def policy(obs):
-        obs = torch.as_tensor(obs, dtype=torch.float32, device=info["obs_mean"].device)
-        action = actor((obs - info["obs_mean"]) / info["obs_std"])  # in [-1, 1]
-        return (info["action_low"] + (action + 1) / 2 * (info["action_high"] - info["action_low"])).cpu().numpy()
+        action = actor((torch.as_tensor(obs, dtype=torch.float64, device=mean.device) - mean) / std)  # in [-1, 1]
+        return (low + (action + 1) / 2 * (high - low)).float().cpu().numpy()
 
     return policy
 
@@ -593,7 +606,8 @@ def score_policy(actor, info, args):
 # ---------------------------------------------------------------- Morse pre-training
 
 def train_morse(agent, data, args, generator, start=0, after_step=lambda *_: None):
-    """Train `agent.morse` from step `start` on to `args.morse_steps`, calling after_step("morse", step, metrics)."""
+    """Train `agent.morse` from step `start` to `args.morse_steps`, calling after_step("morse", step, metrics)."""
+    agent.morse.requires_grad_(True)
     for step in range(start + 1, args.morse_steps + 1):
         batch = sample(data, args.morse_batch_size, generator, ["observations", "actions"])
         action = batch["actions"]  # (batch, k)
@@ -604,6 +618,7 @@ def train_morse(agent, data, args, generator, start=0, after_step=lambda *_: Non
         loss.backward()
         agent.morse_optimizer.step()
         after_step("morse", step, metrics)
+    agent.morse.requires_grad_(False)
 
 
 # ---------------------------------------------------------------- update
@@ -646,7 +661,7 @@ def update(agent, data, args, generator, update_policy):
     if update_policy:
         loss, actor_metrics = actor_loss(agent.actor, agent.critic, agent.morse, batch, args)
         agent.actor_optimizer.zero_grad()
-        loss.backward(inputs=list(agent.actor.parameters()))  # critic and Morse network are frozen here
+        loss.backward(inputs=list(agent.actor.parameters()))  # the critic is not to move
         agent.actor_optimizer.step()
         metrics |= actor_metrics
         with torch.no_grad():  # target <- (1 - tau) target + tau network
@@ -663,7 +678,7 @@ def resolve(args):
     args = dataclasses.replace(args, **{name: value for name, value in row if getattr(args, name) is None})
     zero = "seed total_timesteps morse_steps q_weight uniform_weight constant_weight policy_noise noise_clip discount"
     floors = dict.fromkeys(zero.split(), 0) | {"reward_shift": -math.inf, "temperature": 1 / 80}
-    ceilings = {"tau": 1, "dataset_fraction": 1, "discount": 0.999999}
+    ceilings = {"seed": 2**32 - 1, "tau": 1, "dataset_fraction": 1, "discount": 0.999999}
     for name, value in dataclasses.asdict(args).items():
         for x in value if isinstance(value, tuple) else [value]:
             if isinstance(x, (int, float)) and not isinstance(x, bool):
@@ -681,17 +696,16 @@ def parse_args(argv=None):
     run = args.resume or args.evaluate
     if not run:
         return args
-    try:
+    with explain(f"{run} is not the folder of a run of this script", "see which there are in --runs-dir"):
         record = json.loads((Path(run) / "args.json").read_text())["args"]
         stored = Args(**{name: tuple(value) if isinstance(value, list) else value for name, value in record.items()})
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{run} is not the folder of a run of this script ({error!r})") from error
     stored = dataclasses.replace(stored, resume=args.resume, evaluate=args.evaluate)
     args = tyro.cli(Args, args=argv, description=__doc__, default=stored)
     old, new = dataclasses.asdict(stored), dataclasses.asdict(args)
-    changed = [f"{name} was {old[name]}, not {new[name]}" for name in old if old[name] != new[name]]
-    if args.resume and changed:
-        raise UserError(f"--resume goes on with the run's own arguments, but {'; '.join(changed)}: start a new run")
+    free = ("seed", "device", "eval_episodes", "num_eval_envs") if args.evaluate else ()
+    changed = [f"{key} was {old[key]}, not {new[key]}" for key in old if key not in free and old[key] != new[key]]
+    if changed:
+        raise UserError(f"{run} keeps its own arguments, but {'; '.join(changed)}: start a new run")
     return args
 
 
@@ -705,16 +719,16 @@ def write_file(path, content):
 def main(args):
     """Train as the arguments say, or go on with a run, or evaluate one again. Raises UserError."""
     args = resolve(args)
-    if args.device.startswith("cuda") and not torch.cuda.is_available():
-        raise UserError(f"--device {args.device}: PyTorch sees no CUDA device here; pass --device cpu")
-    device = torch.device(args.device)
-    torch.set_float32_matmul_precision(args.matmul_precision)
+    with explain(f"--device {args.device} cannot be used here", "a new run takes --device cpu"):
+        device = torch.device(args.device)
+        torch.zeros(1, device=device).item()
     if args.evaluate:
-        model = torch.load(Path(args.evaluate) / "model.pt", map_location=device, weights_only=True)
-        info = model["info"]
-        actor = Actor(len(info["obs_mean"]), len(info["action_low"]), args.actor_hidden_dims).to(device)
-        actor.load_state_dict(model["actor"])
-        result = score_policy(actor, info, args)
+        with explain(f"{args.evaluate} has no policy that can be evaluated", "train one first"):
+            model = torch.load(Path(args.evaluate) / "model.pt", map_location=device, weights_only=True)
+            info = model["info"]
+            actor = Actor(len(info["obs_mean"]), len(info["action_low"]), args.actor_hidden_dims).to(device)
+            actor.load_state_dict(model["actor"])
+            result = score_policy(actor, info, args)
         return print(f"score {result['score']}, return {result['return_mean']}")
     data, info = load_dataset(args, device)
     domain = domain_of(args.env_id)
@@ -725,25 +739,29 @@ def main(args):
     run_dir = Path(args.resume or Path(args.runs_dir) / run_name)
     checkpoint_file = run_dir / "checkpoint.pt"
     packages = ("torch", "numpy", "gymnasium", "gymnasium-robotics", "mujoco", "minari")
-    record = {"args": dataclasses.asdict(args) | {"resume": None}, "domain": domain, "dataset_id": info["dataset_id"]}
+    record = {"args": dataclasses.asdict(args), "domain": domain, "dataset_id": info["dataset_id"]}
     record |= {"versions": {p: version(p) for p in packages}, "command": shlex.join(["python", *sys.argv])}
-    try:
-        run_dir.mkdir(parents=True, exist_ok=bool(args.resume))
+    with explain(f"cannot write to {run_dir}", "pass another --runs-dir"):
+        if args.resume:
+            record = json.loads((run_dir / "args.json").read_text())
+        else:
+            run_dir.mkdir(parents=True)
         write_file(run_dir / "args.json", json.dumps(record, indent=1))
-    except OSError as error:
-        raise UserError(f"cannot write to {run_dir} ({error!r}); pass another --runs-dir") from error
+    if record["dataset_id"] != info["dataset_id"]:
+        raise UserError(f"{run_dir} was on {record['dataset_id']}, not {info['dataset_id']}; start a new run")
 
     torch.manual_seed(args.seed)
     generator = torch.Generator(device).manual_seed(args.seed)
     agent = make_agent(data["observations"].shape[1], data["actions"].shape[1], args, device)
     done, evaluations = {"morse": 0, "policy": 0}, []  # steps of each phase, entries of results.json
     if checkpoint_file.exists():
-        checkpoint = torch.load(checkpoint_file, map_location=device, weights_only=True)
-        done, evaluations = checkpoint["done"], checkpoint["evaluations"]
-        generator.set_state(checkpoint["generator"].cpu())
-        for name, part in vars(agent).items():
-            part.load_state_dict(checkpoint[name])
-    writer = SummaryWriter(run_dir, purge_step=done["policy"] + 1 if args.resume else None)
+        with explain(f"cannot read {checkpoint_file}", "start a new run"):
+            checkpoint = torch.load(checkpoint_file, map_location=device, weights_only=True)
+            done, evaluations = checkpoint["done"], checkpoint["evaluations"]
+            generator.set_state(checkpoint["generator"].cpu())
+            for name, part in vars(agent).items():
+                part.load_state_dict(checkpoint[name])
+    writer = SummaryWriter(run_dir)
     latest, clock = {}, {"time": time.time(), "steps": sum(done.values())}
 
     def after_step(phase, step, metrics):
@@ -756,8 +774,12 @@ def main(args):
             return
         values = {name: value.detach().mean().item() for name, value in latest.items()}
         bad = [f"{name} is {value}" for name, value in values.items() if not math.isfinite(value)]
+        for name in ("actor", "critic", "morse"):
+            if not nn.utils.get_total_norm(getattr(agent, name).parameters()).isfinite():
+                bad.append(f"a weight of the {name} is not finite")
         if bad:
-            raise UserError(f"{', '.join(bad)} at {phase} step {step:,}; the last good state is in {checkpoint_file}")
+            kept = f"the last good state is in {checkpoint_file}" if checkpoint_file.exists() else "no state is saved yet"
+            raise UserError(f"{', '.join(bad)} at {phase} step {step:,}; {kept}; try a lower learning rate")
         rate = (sum(done.values()) - clock["steps"]) / (time.time() - clock["time"])
         values[f"speed/{phase}_steps_per_second"] = rate
         figures = ", ".join(f"{name} {value:.3g}" for name, value in values.items())
@@ -774,7 +796,10 @@ def main(args):
         states = {name: part.state_dict() for name, part in vars(agent).items()}
         progress = {"generator": generator.get_state(), "done": done, "evaluations": evaluations}
         write_file(checkpoint_file, states | progress)
-        write_file(run_dir / "model.pt", {"actor": states["actor"], "info": info, "args": record["args"]})
+        model = {"args": record["args"]}
+        for name, part in ("actor", states["actor"]), ("info", info):  # trained on a GPU, it loads without one
+            model[name] = {k: v.cpu() if isinstance(v, torch.Tensor) else v for k, v in part.items()}
+        write_file(run_dir / "model.pt", model)
         latest.clear()
         clock.update(time=time.time(), steps=sum(done.values()))
 
@@ -793,6 +818,6 @@ if __name__ == "__main__":
     try:
         main(parse_args())
     except UserError as error:
-        sys.exit(f"error: {error}")
+        sys.exit("error: " + " ".join(str(error).split()))
     except KeyboardInterrupt:
         sys.exit(130)

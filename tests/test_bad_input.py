@@ -48,7 +48,7 @@ def test_unknown_id_without_near_matches():
 
 
 def test_absent_dataset_and_unreachable_remote():
-    with pytest.raises(UserError, match="cannot be downloaded .*; recreate it with `python benchmark/make_dataset.py pointmaze-large`"):
+    with pytest.raises(UserError, match="cannot be downloaded .*; recreate it: `python benchmark/make_dataset.py pointmaze-large`"):
         load("pointmaze-large")
 
 
@@ -75,7 +75,7 @@ def test_missing_hdf5(tmp_path):
 def test_hdf5_fields(tmp_path):
     for fields, problem in [
         ({"rewards": None}, "'rewards' doesn't exist"),
-        ({"actions": np.zeros((7, 3))}, "8 terminals but 7 actions"),
+        ({"actions": np.zeros((7, 3))}, "cannot reshape"),
         ({"timeouts": None}, "'timeouts' doesn't exist"),
         ({}, "no complete episode"),
     ]:

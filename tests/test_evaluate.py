@@ -80,10 +80,10 @@ def test_scores(monkeypatch):
     returns, terminations = np.array([1.0, 0.0, 5.0, 2.0]), np.array([True, False, True, True])
     monkeypatch.setattr(td3_bst, "evaluate", lambda *a: (returns, np.ones(4, int), terminations))
     args = resolve(Args(eval_episodes=4))
-    maze = score_policy(None, info_of(is_maze=True, ref_scores=[0.0, 100.0]), args)
+    maze = score_policy(Actor(2, 1), info_of(is_maze=True, ref_scores=[0.0, 100.0]), args)
     assert maze["score"] == 75 and maze["return_mean"] == 2 and maze["returns"] == returns.tolist()
-    assert score_policy(None, info_of(ref_scores=[-2.0, 6.0]), args)["score"] == 50
-    plain = score_policy(None, info_of(), args)
+    assert score_policy(Actor(2, 1), info_of(ref_scores=[-2.0, 6.0]), args)["score"] == 50
+    plain = score_policy(Actor(2, 1), info_of(), args)
     assert plain["score"] is None and plain["return_mean"] == 2
 
 
@@ -91,5 +91,5 @@ def test_seeds_differ_between_episodes_and_runs(monkeypatch):
     seen = []
     monkeypatch.setattr(td3_bst, "evaluate", lambda p, e, seeds, n: seen.append(list(seeds)) or (np.zeros(4),) * 3)
     for seed in (1, 1, 2):
-        score_policy(None, info_of(), resolve(Args(eval_episodes=4, seed=seed)))
+        score_policy(Actor(2, 1), info_of(), resolve(Args(eval_episodes=4, seed=seed)))
     assert seen[0] == seen[1] and len(set(seen[0] + seen[2])) == 8
