@@ -116,6 +116,21 @@ def test_antmaze_goes_on_at_the_goal():
     np.testing.assert_array_equal(data["rewards"], [0, 1, 1])
 
 
+def test_mazes_are_known_by_their_environment(pointmaze):
+    """A PointMaze dataset under another name has a maze's semantics all the same."""
+    dataset = minari.load_dataset(pointmaze)
+    episodes = [
+        {key: getattr(e, key) for key in ("observations", "actions", "rewards", "terminations", "truncations")}
+        for e in dataset.iterate_episodes(range(5))
+    ]
+    env = dataset.recover_environment()
+    data, info = load(make_minari("test/navigation-v0", episodes, None, None, env=env, eval_env=env.spec))
+    assert info["is_maze"] and data["terminations"].sum() == 5
+    assert len(data["rewards"]) == sum(len(e["rewards"]) for e in episodes) - 4  # the stale goals
+    reference, _ = load(pointmaze)
+    np.testing.assert_array_equal(data["observations"], reference["observations"][: len(data["rewards"])])
+
+
 def test_goals_of_other_tasks_are_left_alone():
     one = maze_episode([0, 1, 2, 3], [2, 2, 2, 2], [0, 1, 1])
     data, _ = load(make_minari("test/reach-a-v0", [one], MAZE_SPACE, ACTIONS))

@@ -49,6 +49,16 @@ def test_every_seed_is_played_once(num_envs):
     np.testing.assert_allclose(returns, [sum(10 * t / 100 for t in range(n)) for n in expected], rtol=1e-6)
 
 
+def test_the_figure_does_not_depend_on_the_number_of_environments():
+    """HalfCheetah amplifies the last bit of an action within a few hundred steps."""
+    torch.manual_seed(0)
+    info = info_of(obs_mean=torch.zeros(17), obs_std=torch.ones(17))
+    info |= {"action_low": -torch.ones(6), "action_high": torch.ones(6)}
+    policy, spec = make_policy(Actor(17, 6), info), gym.spec("HalfCheetah-v4")
+    one, three = (evaluate(policy, spec, [1, 2, 3], num_envs)[0] for num_envs in (1, 3))
+    np.testing.assert_array_equal(one, three)
+
+
 def test_idle_environments_are_not_recorded():
     Counting.seeds.clear()
     evaluate(lambda obs: np.zeros((len(obs), 1)), SPEC, SEEDS, 10)

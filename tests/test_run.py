@@ -193,6 +193,36 @@ def test_resume_refuses_other_arguments(run):
             main(parse_args(["--resume", str(run), *changed]))
 
 
+def test_resume_keeps_the_runs_own_record(pointmaze, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["td3_bst.py", "--the", "first command"])
+    run = train(pointmaze, tmp_path)
+    monkeypatch.setattr(sys, "argv", ["td3_bst.py", "--resume", "x"])
+    before = (run / "args.json").read_text()
+    main(parse_args(["--resume", str(run)]))
+    assert (run / "args.json").read_text() == before
+    assert json.loads(before)["command"] == "python td3_bst.py --the 'first command'"
+
+
+def test_evaluate_takes_only_what_concerns_it(run):
+    parse_args(["--evaluate", str(run), "--eval-episodes", "2", "--num-eval-envs", "1", "--seed", "5"])
+    for changed in (["--env-id", "pen-human"], ["--actor-hidden-dims", "8"]):
+        with pytest.raises(UserError, match=changed[0].strip("-").replace("-", "_")):
+            parse_args(["--evaluate", str(run), *changed])
+
+
+def test_damaged_files_of_a_run(run, tmp_path):
+    for name, flag, problem in (
+        ("checkpoint.pt", "--resume", "cannot read .*checkpoint.pt"),
+        ("model.pt", "--evaluate", "has no policy"),
+        ("args.json", "--resume", "is not the folder of a run"),
+    ):
+        copy = tmp_path / name
+        shutil.copytree(run, copy)
+        (copy / name).write_bytes((copy / name).read_bytes()[:100])
+        with pytest.raises(UserError, match=problem):
+            main(parse_args([flag, str(copy)]))
+
+
 def test_losses_that_are_not_finite_stop_the_run(pointmaze, tmp_path, monkeypatch):
     original, calls = td3_bst.critic_loss, []
 
@@ -208,6 +238,24 @@ def test_losses_that_are_not_finite_stop_the_run(pointmaze, tmp_path, monkeypatc
     assert all(torch.isfinite(value).all() for value in weights(stopped).values())
 
 
+def test_weights_that_are_not_finite_are_not_saved(pointmaze, tmp_path, monkeypatch):
+    """The losses of a step are those before its weights changed."""
+    original, calls = td3_bst.update, []
+
+    def spoil(agent, *args):
+        metrics = original(agent, *args)
+        calls.append(1)
+        if len(calls) == 10:
+            agent.actor.net[0].weight.data[0, 0] = float("inf")
+        return metrics
+
+    monkeypatch.setattr(td3_bst, "update", spoil)
+    with pytest.raises(UserError, match="a weight of the actor is not finite at policy step 10"):
+        train(pointmaze, tmp_path)
+    (stopped,) = tmp_path.iterdir()
+    assert all(torch.isfinite(value).all() for value in weights(stopped).values())
+
+
 def test_hdf5_without_environment_trains_and_evaluates_nothing(tmp_path):
     from test_data import write_hdf5
 
@@ -215,6 +263,8 @@ def test_hdf5_without_environment_trains_and_evaluates_nothing(tmp_path):
     path = write_hdf5(tmp_path / "mine.hdf5", 200, observations=obs, timeouts=np.arange(200) % 20 == 19)
     run = train(path, tmp_path / "runs")
     assert not (run / "results.json").exists() and (run / "model.pt").exists()
+    with pytest.raises(UserError, match="has no policy that can be evaluated"):
+        main(parse_args(["--evaluate", str(run)]))
 
 
 def test_a_copy_of_the_file_alone_trains(pointmaze, tmp_path):
