@@ -430,16 +430,17 @@ def read_minari(dataset, args):
     shapes = (obs_dim,), dataset.action_space.shape, (), (obs_dim,), ()
     data = {key: np.empty((size, *shape), np.float32) for key, shape in zip(DATA_KEYS, shapes)}
     chosen = choose_episodes(dataset.total_episodes, args)
-    for count, episode in enumerate(dataset.iterate_episodes(dataset.episode_indices[chosen]), 1):
-        obs, terminations = flatten_obs(dataset.observation_space, episode.observations), episode.terminations
-        keep = np.ones(len(terminations), bool)
-        if is_maze:
-            keep, terminations = maze_episode(episode.observations, terminations)
-        rows = slice(row, row := row + np.count_nonzero(keep))
-        for key, values in zip(DATA_KEYS, (obs[:-1], episode.actions, episode.rewards, obs[1:], terminations)):
-            data[key][rows] = values[keep]
-        if count % 500 == 0 or count == len(chosen):
-            print(f"\rread {count:,} of {len(chosen):,} episodes ", end="" if count < len(chosen) else "\n", flush=True)
+    for start in range(0, len(chosen), 500):  # in blocks, since HDF5 frees what it has read when the file is closed
+        for episode in dataset.iterate_episodes(dataset.episode_indices[chosen[start : start + 500]]):
+            obs, terminations = flatten_obs(dataset.observation_space, episode.observations), episode.terminations
+            keep = np.ones(len(terminations), bool)
+            if is_maze:
+                keep, terminations = maze_episode(episode.observations, terminations)
+            rows = slice(row, row := row + np.count_nonzero(keep))
+            for key, values in zip(DATA_KEYS, (obs[:-1], episode.actions, episode.rewards, obs[1:], terminations)):
+                data[key][rows] = values[keep]
+        print(f"\rread {min(start + 500, len(chosen)):,} of {len(chosen):,} episodes ", end="", flush=True)
+    print()
     return {key: values[:row] for key, values in data.items()}
 
 

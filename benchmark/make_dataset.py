@@ -119,7 +119,7 @@ def main(args):
     if args.steps < 1:
         sys.exit(f"error: --steps must be at least 1, got {args.steps}")
     if path.exists():
-        sys.exit(f"error: {dataset_id} exists; to make it anew, first run: minari delete {dataset_id}")
+        sys.exit(f"error: {path} exists; to make it anew, delete that folder first")
     env = gym.make(ENV_IDS[args.maze], continuing_task=True, reset_target=True, max_episode_steps=args.steps + 1)
     eval_spec = copy.deepcopy(gym.spec(ENV_IDS[args.maze]))
     eval_spec.kwargs["maze_map"] = [list(row) for row in eval_spec.kwargs["maze_map"]]

@@ -4,6 +4,7 @@
 """
 
 import json
+import shlex
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -41,8 +42,8 @@ def main(env_id: str, seed: int = 1, runs_dir: str = "runs"):
     entry |= {"lengths": lengths.tolist(), "terminations": terminations.tolist()}
     folder = Path(runs_dir) / f"{env_id.replace('/', '-')}__random__{seed}"
     folder.mkdir(parents=True, exist_ok=True)
-    record = {"args": asdict(args), "dataset_id": info["dataset_id"], "evaluations": [entry]}
-    (folder / "results.json").write_text(json.dumps(record))
+    record = {"args": asdict(args), "dataset_id": info["dataset_id"], "command": shlex.join(["python", *sys.argv])}
+    (folder / "results.json").write_text(json.dumps(record | {"evaluations": [entry]}))
     print(f"random policy: score {entry['score']}, return {entry['return_mean']}")
 
 

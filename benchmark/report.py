@@ -8,6 +8,7 @@ A row is a method on a dataset, with the last evaluation of each seed's run; nev
 
 import json
 import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -15,13 +16,22 @@ import numpy as np
 import tyro
 
 
-def method(args):
-    """What a run's arguments make of td3_bst.py."""
+RUNNING = {"--env-id", "--seed", "--exp-name", "--runs-dir", "--total-timesteps", "--eval-freq", "--eval-episodes"}
+NAMED = {"--weighting", "--q-weight"}  # flags that `method` puts into words
+
+
+def method(record):
+    """What a run's arguments make of td3_bst.py, with the flags of its command that change the algorithm."""
+    args, words = record["args"], shlex.split(record["command"])[2:]
     if args["exp_name"] == "random":
         return "random policy"
     if args["weighting"] == "morse":
-        return "TD3-BST" if args["q_weight"] else "Morse-weighted behaviour cloning"
-    return "TD3+BC (constant weight)" if args["q_weight"] else "behaviour cloning"
+        name = "TD3-BST" if args["q_weight"] else "Morse-weighted behaviour cloning"
+    else:
+        name = "TD3+BC" if args["q_weight"] else "behaviour cloning"
+    flags = re.split(r" (?=--)", " ".join(words))
+    shown = [flag for flag in flags if flag.partition(" ")[0] not in RUNNING | NAMED]
+    return " ".join([name, *(f"`{flag}`" for flag in shown)])
 
 
 def table(folder):
@@ -30,10 +40,12 @@ def table(folder):
     for file in sorted(Path(folder).rglob("results.json")):
         record = json.loads(file.read_text())
         last = next(entry for entry in record["evaluations"] if entry["last"])
-        rows.setdefault((record["dataset_id"], method(record["args"]), last["step"]), []).append((record["args"]["seed"], last))
+        key = record["dataset_id"], method(record), last["step"]
+        rows.setdefault(key, []).append((record["args"]["seed"], last))
     if not rows:
         sys.exit(f"error: there is no results.json below {folder}; train something first")
-    lines = ["| dataset | method | gradient steps | seeds | score | of each seed | return | episode length |", "| --- " * 8 + "|"]
+    head = ["dataset", "method", "gradient steps", "seeds", "score", "of each seed", "return", "episode length"]
+    lines = ["| " + " | ".join(head) + " |", "| --- " * len(head) + "|"]
     for (dataset, name, step), runs in sorted(rows.items(), key=lambda row: (row[0][0], -row[0][2], row[0][1])):
         runs.sort(key=lambda run: run[0])
         scores = [entry["score"] for _, entry in runs]

@@ -214,14 +214,21 @@ def test_hdf5_fraction_keeps_whole_episodes(tmp_path):
     assert len(starts) == 27 and len(set(starts // 10)) == 3
 
 
-def test_loading_takes_at_most_twice_the_data(tmp_path):
-    rows, dim = 300_000, 40
-    fields = {"actions": np.zeros((rows, 8)), "timeouts": np.arange(rows) % 1000 == 999}
-    path = write_hdf5(tmp_path / "big.hdf5", rows, observations=np.random.default_rng(0).random((rows, dim)), **fields)
+@pytest.mark.parametrize("kind", ["hdf5", "minari"])
+def test_loading_takes_at_most_twice_the_data(tmp_path, kind):
+    rng = np.random.default_rng(0)
+    if kind == "hdf5":
+        rows, obs = 300_000, rng.random((300_000, 40))
+        fields = {"observations": obs, "actions": np.zeros((rows, 8)), "timeouts": np.arange(rows) % 1000 == 999}
+        env_id = write_hdf5(tmp_path / "big.hdf5", rows, **fields)
+    else:
+        obs = rng.random((101, 60))
+        one = episode(0, 100) | {"observations": obs, "actions": np.zeros((100, 2))}
+        env_id = make_minari("test/big-v0", [one] * 2000, box(60), ACTIONS)
     code = f"""import re, torch, td3_bst
 def peak():
     return int(re.search("VmHWM:\\\\s+(\\\\d+) kB", open("/proc/self/status").read())[1]) * 1024
-args = td3_bst.resolve(td3_bst.Args(env_id={path!r}))
+args = td3_bst.resolve(td3_bst.Args(env_id={env_id!r}))
 before = peak()
 data, _ = td3_bst.load_dataset(args, torch.device("cpu"))
 print((peak() - before) / sum(value.numel() * 4 for value in data.values()))"""
