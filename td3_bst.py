@@ -797,10 +797,7 @@ def main(args):
         states = {name: part.state_dict() for name, part in vars(agent).items()}
         progress = {"generator": generator.get_state(), "done": done, "evaluations": evaluations}
         write_file(checkpoint_file, states | progress)
-        model = {"args": record["args"]}
-        for name, part in ("actor", states["actor"]), ("info", info):  # trained on a GPU, it loads without one
-            model[name] = {k: v.cpu() if isinstance(v, torch.Tensor) else v for k, v in part.items()}
-        write_file(run_dir / "model.pt", model)
+        write_file(run_dir / "model.pt", {"actor": states["actor"], "info": info, "args": record["args"]})
         latest.clear()
         clock.update(time=time.time(), steps=sum(done.values()))
 
