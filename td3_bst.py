@@ -326,20 +326,17 @@ def locate_minari(env_id):
     advice = f"download it elsewhere (`minari download {name}`) and copy its folder below {root}"
     if maze := re.fullmatch(r"(?:td3-bst/)?(pointmaze-(?:umaze|medium|large))(?:-v\d+)?", env_id):
         advice = f"recreate it: `python benchmark/make_dataset.py {maze[1]}`, then --env-id td3-bst/{maze[1]}-v0"
-    dataset_id = None
-    try:
-        if re.fullmatch(r"[-\w]+(/[-\w]+)+", name):
-            print(f"{name} is not in {root}: asking Minari's remote ...", flush=True)
-            prefix = re.sub(r"-v\d+$", "", name)
+    dataset_id, prefix = None, re.sub(r"-v\d+$", "", name)
+    if re.fullmatch(r"[-\w]+(/[-\w]+)+", name):
+        print(f"{name} is not in {root}: asking Minari's remote ...", flush=True)
+        with explain(f"{name} is not in {root} and cannot be downloaded", advice):
             dataset_id = pick(minari.list_remote_datasets(prefix=prefix, compatible_minari_version=True))
-            if dataset_id:
-                minari.download_dataset(dataset_id, force_download=True)
-    except BaseException as error:
-        if dataset_id:
-            shutil.rmtree(root / dataset_id, ignore_errors=True)  # half a dataset would be taken for a whole one
-        if not isinstance(error, Exception):
-            raise
-        raise UserError(f"{name} is not in {root} and cannot be downloaded ({error!r}); {advice}") from error
+            try:
+                if dataset_id:
+                    minari.download_dataset(dataset_id, force_download=True)
+            except BaseException:
+                shutil.rmtree(root / dataset_id, ignore_errors=True)  # half a dataset would be taken for a whole one
+                raise
     if not dataset_id:
         known = [f"{g}-{r}" for g, rests in SHORT_NAMES.items() for r in rests] + LOCOMOTION_NAMES + list(local)
         near = ", ".join(difflib.get_close_matches(env_id, known, n=3, cutoff=0.5)) or "none; see the README"
@@ -444,34 +441,28 @@ def read_minari(dataset, args):
     return {key: values[:row] for key, values in data.items()}
 
 
-def align_walls(eval_map, data_map):
-    """The evaluation map, mirrored if need be so that its walls are the data's, and how, or "". Raises UserError.
-
-    Minari's AntMaze umaze evaluates on a map mirrored against the data's (Minari issue 304)."""
-    maze, walls = np.array(eval_map, dtype=object), np.array(data_map, dtype=object) == 1
-    mirrors = {"": maze, "left to right": maze[:, ::-1], "top to bottom": maze[::-1], "both ways": maze[::-1, ::-1]}
-    for how, mirrored in mirrors.items():
-        if np.array_equal(mirrored == 1, walls):
-            return mirrored.tolist(), how
-    raise UserError("the evaluation maze has other walls than the data's; pass --eval-env-id of one that has the same")
-
-
 def evaluation_env(env_id, dataset):
     """Environment to evaluate in: `env_id`, else the dataset's, else None. Raises UserError.
 
-    In a maze an episode ends at the first success, within the registered time limit, between the data's walls."""
+    In a maze an episode ends at the first success, within the registered time limit, between the data's walls: Minari's
+    AntMaze umaze evaluates on a map mirrored against the data's (Minari issue 304), and so is mirrored back."""
     if not env_id and not (dataset and (dataset.env_spec or dataset.storage.metadata.get("eval_env_spec"))):
         return None
     with explain("cannot make the evaluation environment", "pass another --eval-env-id"):
         env = gym.make(env_id) if env_id else dataset.recover_environment(eval_env=True)
         spec = env.spec
         if "maze_map" in spec.kwargs:
-            spec.kwargs["continuing_task"] = False
+            maze = np.array(spec.kwargs["maze_map"], dtype=object)
+            data_map = dataset.env_spec.kwargs.get("maze_map") if dataset and dataset.env_spec else None
+            walls = maze == 1 if data_map is None else np.array(data_map, dtype=object) == 1
+            mirrors = [maze, maze[:, ::-1], maze[::-1], maze[::-1, ::-1]]
+            fits = [np.array_equal(mirror == 1, walls) for mirror in mirrors]
+            if not any(fits):
+                raise UserError("the evaluation maze has other walls than the data's; pass another --eval-env-id")
+            if not fits[0]:
+                print("the evaluation maze is mirrored, start and goal with it, to have the data's walls")
+            spec.kwargs["maze_map"], spec.kwargs["continuing_task"] = mirrors[fits.index(True)].tolist(), False
             spec.max_episode_steps = gym.spec(spec.id).max_episode_steps
-            data_map = dataset and dataset.env_spec and dataset.env_spec.kwargs.get("maze_map")
-            spec.kwargs["maze_map"], how = align_walls(spec.kwargs["maze_map"], data_map or spec.kwargs["maze_map"])
-            if how:
-                print(f"the evaluation maze is mirrored {how}, start and goal with it: its walls were not the data's")
             env = gym.make(spec)
         return env
 
@@ -779,7 +770,7 @@ def main(args):
             if not nn.utils.get_total_norm(getattr(agent, name).parameters()).isfinite():
                 bad.append(f"a weight of the {name} is not finite")
         if bad:
-            kept = f"the last good state is in {checkpoint_file}" if checkpoint_file.exists() else "no state is saved yet"
+            kept = f"the last good state is in {checkpoint_file}" if checkpoint_file.exists() else "no state was saved"
             raise UserError(f"{', '.join(bad)} at {phase} step {step:,}; {kept}; try a lower learning rate")
         rate = (sum(done.values()) - clock["steps"]) / (time.time() - clock["time"])
         values[f"speed/{phase}_steps_per_second"] = rate

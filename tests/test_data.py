@@ -14,7 +14,7 @@ import td3_bst
 import torch
 from conftest import ROOT, box, make_minari
 from minari.storage.remotes import cloud_storage
-from td3_bst import Args, UserError, align_walls, load_dataset, resolve
+from td3_bst import Args, UserError, load_dataset, resolve
 
 ACTIONS = box(2, low=-1, high=1)
 MAZE_SPACE = gym.spaces.Dict({"observation": box(2), "achieved_goal": box(2), "desired_goal": box(2)})
@@ -351,18 +351,6 @@ def test_incomplete_dataset_is_named(remote):
         load("pen-human")
 
 
-def test_walls_are_compared():
-    """Minari's umaze: the data's map and an evaluation map with start and goal, mirrored left to right (issue 304)."""
-    data_map = [[1, 1, 1, 1, 1], [1, "g", 0, 0, 1], [1, 1, 1, 0, 1], [1, "r", 0, 0, 1], [1, 1, 1, 1, 1]]
-    eval_map = [[1, 1, 1, 1, 1], [1, 0, 0, "r", 1], [1, 0, 1, 1, 1], [1, 0, 0, "g", 1], [1, 1, 1, 1, 1]]
-    mirrored, how = align_walls(eval_map, data_map)
-    assert how == "left to right"
-    assert mirrored == [[1, 1, 1, 1, 1], [1, "r", 0, 0, 1], [1, 1, 1, 0, 1], [1, "g", 0, 0, 1], [1, 1, 1, 1, 1]]
-    assert align_walls(mirrored, data_map) == (mirrored, "")
-    with pytest.raises(UserError, match="other walls"):
-        align_walls(np.ones((5, 5)).tolist(), data_map)
-
-
 def antmaze(name, eval_map=None, version=4):
     env = gym.make(f"AntMaze_UMaze-v{version}", continuing_task=True, reset_target=False, max_episode_steps=12345)
     spec = gym.spec("AntMaze_UMaze-v4")
@@ -383,11 +371,17 @@ def antmaze(name, eval_map=None, version=4):
 
 
 def test_antmaze_is_evaluated_on_the_datas_walls(capsys):
+    """Minari's umaze evaluation map is the data's mirrored left to right (issue 304): start and goal move with the walls."""
     eval_map = [[1, 1, 1, 1, 1], [1, 0, 0, "r", 1], [1, 0, 1, 1, 1], [1, 0, 0, "g", 1], [1, 1, 1, 1, 1]]
-    _, info = load(antmaze("test/antmaze-umaze-v0", eval_map))
-    spec = json.loads(info["env_spec"])
-    assert spec["kwargs"]["maze_map"][1] == [1, "r", 0, 0, 1] and spec["max_episode_steps"] == 700
-    assert spec["kwargs"]["continuing_task"] is False and "mirrored left to right" in capsys.readouterr().out
+    mirrored = [[1, 1, 1, 1, 1], [1, "r", 0, 0, 1], [1, 1, 1, 0, 1], [1, "g", 0, 0, 1], [1, 1, 1, 1, 1]]
+    for name, given, said in (("test/antmaze-umaze-v0", eval_map, True), ("test/antmaze-umaze-v1", mirrored, False)):
+        _, info = load(antmaze(name, given))
+        spec = json.loads(info["env_spec"])
+        assert spec["kwargs"]["maze_map"] == mirrored and spec["max_episode_steps"] == 700
+        assert spec["kwargs"]["continuing_task"] is False and info["is_maze"]
+        assert ("mirrored" in capsys.readouterr().out) == said
+    with pytest.raises(UserError, match="other walls than the data's"):
+        load(antmaze("test/antmaze-umaze-v2", [[1, 1, 1], [1, "g", 1], [1, "r", 1], [1, 1, 1]]))
 
 
 def test_antmaze_versions_are_not_mixed():

@@ -1,0 +1,53 @@
+"""The table that is made from results, and the random policy in it."""
+
+import json
+
+import pytest
+from conftest import run_script
+
+MORSE = "python td3_bst.py --env-id td3-bst/x-v0 --seed {} --total-timesteps 100"
+
+
+def write_result(folder, name, seed, scores, lengths, command, **args):
+    args = {"seed": seed, "exp_name": name, "weighting": "morse", "q_weight": 1.0} | args
+    evaluations = [
+        {"step": 50 * (i + 1), "last": i == len(scores) - 1, "score": score, "return_mean": i, "lengths": lengths}
+        for i, score in enumerate(scores)
+    ]
+    record = {"dataset_id": "td3-bst/x-v0", "args": args, "command": command.format(seed), "evaluations": evaluations}
+    (folder / f"{name}{seed}").mkdir(parents=True)
+    (folder / f"{name}{seed}" / "results.json").write_text(json.dumps(record))
+
+
+def test_report(tmp_path):
+    """The last evaluation counts, not the best; seeds of one method share a row; other flags make another row."""
+    write_result(tmp_path, "a", 2, [99.0, 50.0], [10, 30], MORSE)
+    write_result(tmp_path, "a", 1, [10.0, 70.0], [20, 20], MORSE)
+    write_result(tmp_path, "b", 1, [40.0, 40.0], [5], MORSE + " --temperature 2")
+    write_result(tmp_path, "c", 1, [0.0, None], [5], MORSE + " --weighting constant --q-weight 0", weighting="constant", q_weight=0.0)
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- results -->\nold\n<!-- /results -->\nafter\n")
+    process = run_script("benchmark/report.py", str(tmp_path), "--into", str(page))
+    assert "| td3-bst/x-v0 | TD3-BST | 100 | 1, 2 | 60.0 | 70.0, 50.0 | 1.00 | 20 |" in process.stdout
+    assert "| td3-bst/x-v0 | TD3-BST `--temperature 2` | 100 | 1 | 40.0 | 40.0 | 1.00 | 5 |" in process.stdout
+    assert "| td3-bst/x-v0 | behaviour cloning | 100 | 1 |  |  | 1.00 | 5 |" in process.stdout
+    assert page.read_text() == f"before\n<!-- results -->\n{process.stdout.strip()}\n<!-- /results -->\nafter\n"
+
+
+@pytest.mark.parametrize("text", ["no markers", None])
+def test_report_that_cannot_be_made(tmp_path, text):
+    page = tmp_path / "page.md"
+    page.write_text(str(text))
+    if text:
+        write_result(tmp_path, "a", 1, [1.0], [1], MORSE)
+    process = run_script("benchmark/report.py", str(tmp_path), "--into", str(page), ok=False)
+    assert process.returncode == 1 and process.stderr.startswith("error: ") and "Traceback" not in process.stderr
+    assert page.read_text() == str(text)
+
+
+def test_random_policy(pointmaze, tmp_path):
+    run_script("benchmark/random_policy.py", "--env-id", pointmaze, "--runs-dir", str(tmp_path))
+    (file,) = tmp_path.glob("*/results.json")
+    (entry,) = json.loads(file.read_text())["evaluations"]
+    assert len(entry["returns"]) == 100 and entry["score"] == sum(entry["terminations"]) < 75
+    assert "random policy" in run_script("benchmark/report.py", str(tmp_path)).stdout
