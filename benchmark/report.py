@@ -3,7 +3,8 @@
     python benchmark/report.py runs                                       # print the table
     python benchmark/report.py benchmark/results/runs --into README.md    # and put it between the README's markers
 
-A row is a method on a dataset, with the last evaluation of each seed's run; never the best one.
+A row is a method on a dataset. Its score, return and episode length are the last evaluation's, averaged over seeds, never
+the best one's; beside them the score of each seed, and of each evaluation in the course of training, averaged over seeds.
 """
 
 import json
@@ -40,21 +41,23 @@ def table(folder):
     for file in sorted(Path(folder).rglob("results.json")):
         record = json.loads(file.read_text())
         last = next(entry for entry in record["evaluations"] if entry["last"])
-        key = record["dataset_id"], method(record), last["step"]
-        rows.setdefault(key, []).append((record["args"]["seed"], last))
+        rows.setdefault((record["dataset_id"], method(record), last["step"]), []).append(record)
     if not rows:
         sys.exit(f"error: there is no results.json below {folder}; train something first")
-    head = ["dataset", "method", "gradient steps", "seeds", "score", "of each seed", "return", "episode length"]
+    head = ["dataset", "method", "gradient steps", "seeds", "score", "of each seed", "of each evaluation", "return", "episode length"]
     lines = ["| " + " | ".join(head) + " |", "| --- " * len(head) + "|"]
-    for (dataset, name, step), runs in sorted(rows.items(), key=lambda row: (row[0][0], -row[0][2], row[0][1])):
-        runs.sort(key=lambda run: run[0])
-        scores = [entry["score"] for _, entry in runs]
-        scored = None not in scores
-        returns = np.mean([entry["return_mean"] for _, entry in runs])
-        lengths = np.mean([np.mean(entry["lengths"]) for _, entry in runs])
-        cells = [dataset, name, f"{step:,}", ", ".join(str(seed) for seed, _ in runs)]
-        cells += [f"{np.mean(scores):.1f}" if scored else "", ", ".join(f"{x:.1f}" for x in scores) if scored else ""]
-        lines.append("| " + " | ".join([*cells, f"{returns:.2f}", f"{lengths:.0f}"]) + " |")
+    for (dataset, name, step), records in sorted(rows.items(), key=lambda row: (row[0][0], -row[0][2], row[0][1])):
+        records.sort(key=lambda record: record["args"]["seed"])
+        last = [next(entry for entry in record["evaluations"] if entry["last"]) for record in records]
+        cells = [dataset, name, f"{step:,}", ", ".join(str(record["args"]["seed"]) for record in records), "", "", ""]
+        if None not in [entry["score"] for entry in last]:
+            curve = zip(*([entry["score"] for entry in record["evaluations"]] for record in records))
+            cells[4] = f"{np.mean([entry['score'] for entry in last]):.1f}"
+            cells[5] = ", ".join(f"{entry['score']:.0f}" for entry in last)
+            cells[6] = ", ".join(f"{np.mean(scores):.0f}" for scores in curve)
+        cells.append(f"{np.mean([entry['return_mean'] for entry in last]):.2f}")
+        cells.append(f"{np.mean([np.mean(entry['lengths']) for entry in last]):.0f}")
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 

@@ -28,9 +28,9 @@ def test_report(tmp_path):
     page = tmp_path / "page.md"
     page.write_text("before\n<!-- results -->\nold\n<!-- /results -->\nafter\n")
     process = run_script("benchmark/report.py", str(tmp_path), "--into", str(page))
-    assert "| td3-bst/x-v0 | TD3-BST | 100 | 1, 2 | 60.0 | 70.0, 50.0 | 1.00 | 20 |" in process.stdout
-    assert "| td3-bst/x-v0 | TD3-BST `--temperature 2` | 100 | 1 | 40.0 | 40.0 | 1.00 | 5 |" in process.stdout
-    assert "| td3-bst/x-v0 | behaviour cloning | 100 | 1 |  |  | 1.00 | 5 |" in process.stdout
+    assert "| td3-bst/x-v0 | TD3-BST | 100 | 1, 2 | 60.0 | 70, 50 | 54, 60 | 1.00 | 20 |" in process.stdout
+    assert "| td3-bst/x-v0 | TD3-BST `--temperature 2` | 100 | 1 | 40.0 | 40 | 40, 40 | 1.00 | 5 |" in process.stdout
+    assert "| td3-bst/x-v0 | behaviour cloning | 100 | 1 |  |  |  | 1.00 | 5 |" in process.stdout
     assert page.read_text() == f"before\n<!-- results -->\n{process.stdout.strip()}\n<!-- /results -->\nafter\n"
 
 
