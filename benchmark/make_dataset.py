@@ -143,7 +143,7 @@ def main(args):
             env=env,
             eval_env=eval_spec,
             algorithm_name="breadth-first waypoints and a PD controller",
-            description=f"D4RL {args.maze}, recreated: benchmark/make_dataset.py {args.maze} --steps {args.steps} --seed {args.seed}",
+            description=f"D4RL's {args.maze}, recreated by benchmark/make_dataset.py with {args}",
         )
     except BaseException:
         shutil.rmtree(path, ignore_errors=True)  # a half-written dataset would be taken for a whole one

@@ -44,7 +44,8 @@ def table(folder):
         rows.setdefault((record["dataset_id"], method(record), last["step"]), []).append(record)
     if not rows:
         sys.exit(f"error: there is no results.json below {folder}; train something first")
-    head = ["dataset", "method", "gradient steps", "seeds", "score", "of each seed", "of each evaluation", "return", "episode length"]
+    head = ["dataset", "method", "gradient steps", "seeds", "score", "of each seed", "of each evaluation", "return"]
+    head.append("episode length")
     lines = ["| " + " | ".join(head) + " |", "| --- " * len(head) + "|"]
     for (dataset, name, step), records in sorted(rows.items(), key=lambda row: (row[0][0], -row[0][2], row[0][1])):
         records.sort(key=lambda record: record["args"]["seed"])

@@ -12,8 +12,8 @@ from test_data import ACTIONS, episode, load, write_hdf5
 @pytest.mark.parametrize(
     "name, value",
     [
-        *[(name, value) for name in ("kernel_scale_factor", "rq_shape", "actor_learning_rate") for value in (0.0, -1.0, np.nan)],
-        *[(name, 0) for name in ("batch_size", "morse_batch_size", "num_uniform", "eval_episodes", "num_eval_envs", "log_freq")],
+        *[(name, x) for name in ("kernel_scale_factor", "rq_shape", "actor_learning_rate") for x in (0.0, -1.0, np.nan)],
+        *[(name, 0) for name in "batch_size morse_batch_size num_uniform eval_episodes num_eval_envs log_freq".split()],
         *[("temperature", value) for value in (0.0, -1.0, 0.01, np.inf)],
         *[("dataset_fraction", value) for value in (0.0, 1.1)],
         *[("discount", value) for value in (-0.1, 1.0)],
@@ -35,7 +35,12 @@ def test_the_smallest_temperature_is_fine():
 
 
 @pytest.mark.parametrize(
-    "env_id, near", [("antmaze-larg-diverse", "antmaze-large-diverse"), ("hoper-medium-v2", "hopper-medium-v2"), ("pen-humans", "pen-human")]
+    "env_id, near",
+    [
+        ("antmaze-larg-diverse", "antmaze-large-diverse"),
+        ("hoper-medium-v2", "hopper-medium-v2"),
+        ("pen-humans", "pen-human"),
+    ],
 )
 def test_unknown_id(env_id, near):
     with pytest.raises(UserError, match=f"no dataset '{env_id}'; near matches: .*{near}"):
@@ -48,7 +53,8 @@ def test_unknown_id_without_near_matches():
 
 
 def test_absent_dataset_and_unreachable_remote():
-    with pytest.raises(UserError, match="cannot be downloaded .*; recreate it: `python benchmark/make_dataset.py pointmaze-large`"):
+    help = "recreate it: `python benchmark/make_dataset.py pointmaze-large`"
+    with pytest.raises(UserError, match=f"cannot be downloaded .*; {help}"):
         load("pointmaze-large")
 
 
@@ -73,14 +79,15 @@ def test_missing_hdf5(tmp_path):
 
 
 def test_hdf5_fields(tmp_path):
+    timeouts = np.arange(8) == 7
     for fields, problem in [
-        ({"rewards": None}, "'rewards' doesn't exist"),
-        ({"actions": np.zeros((7, 3))}, "cannot reshape"),
+        ({"rewards": None, "timeouts": timeouts}, "'rewards' doesn't exist"),
+        ({"actions": np.zeros((7, 3)), "timeouts": timeouts}, "cannot reshape"),
         ({"timeouts": None}, "'timeouts' doesn't exist"),
         ({}, "no complete episode"),
     ]:
         with pytest.raises(UserError, match=problem):
-            load(write_hdf5(tmp_path / "a.hdf5", 8, **({"timeouts": np.arange(8) == 7} if "timeouts" not in fields and fields else {}) | fields))
+            load(write_hdf5(tmp_path / "a.hdf5", 8, **fields))
     with pytest.raises(UserError, match="no complete episode"):
         load(write_hdf5(tmp_path / "a.hdf5", 0))
 

@@ -24,7 +24,8 @@ def test_report(tmp_path):
     write_result(tmp_path, "a", 2, [99.0, 50.0], [10, 30], MORSE)
     write_result(tmp_path, "a", 1, [10.0, 70.0], [20, 20], MORSE)
     write_result(tmp_path, "b", 1, [40.0, 40.0], [5], MORSE + " --temperature 2")
-    write_result(tmp_path, "c", 1, [0.0, None], [5], MORSE + " --weighting constant --q-weight 0", weighting="constant", q_weight=0.0)
+    cloning = MORSE + " --weighting constant --q-weight 0"
+    write_result(tmp_path, "c", 1, [0.0, None], [5], cloning, weighting="constant", q_weight=0.0)
     page = tmp_path / "page.md"
     page.write_text("before\n<!-- results -->\nold\n<!-- /results -->\nafter\n")
     process = run_script("benchmark/report.py", str(tmp_path), "--into", str(page))

@@ -1,4 +1,4 @@
-"""Data semantics on hand-made datasets: episode boundaries, terminations, goals, success, HDF5, downloads, evaluation mazes."""
+"""Data semantics on hand-made datasets: episodes, terminations, goals, success, HDF5, downloads, evaluation mazes."""
 
 import json
 import shutil

@@ -36,7 +36,8 @@ def changed(network, before):
 
 def test_policy_and_targets_move_only_when_told():
     agent, data, args, generator = make()
-    before = {name: parameters(getattr(agent, name)) for name in ("actor", "critic", "target_actor", "target_critic", "morse")}
+    names = ("actor", "critic", "target_actor", "target_critic", "morse")
+    before = {name: parameters(getattr(agent, name)) for name in names}
     metrics = update(agent, data, args, generator, False)
     assert {name for name in before if changed(getattr(agent, name), before[name])} == {"critic"}
     assert set(metrics) == {"loss/critic"}
