@@ -22,7 +22,6 @@ import copy
 import dataclasses
 import difflib
 import json
-import math
 import os
 import re
 import shlex
@@ -41,7 +40,6 @@ import minari
 import numpy as np
 import torch
 import tyro
-from gymnasium.envs.registration import EnvSpec
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.tensorboard import SummaryWriter
@@ -149,23 +147,23 @@ class Args:
     """weight of the critic's term; 1 is the paper's; 0 is behaviour cloning, with as many policy steps but no critic"""
 
 
-# What fills the fields left unset. All ours: the paper has one set of values per domain, but does not give these.
+# What fills the fields left unset: the row whose pattern is the first to be found in the dataset's name. All values are
+# ours: the paper has one set per domain, but does not give these.
 DOMAIN_FIELDS = ("discount", "reward_shift", "critic_hidden_dims", "temperature", "eval_episodes")
 DOMAINS = {
-    "antmaze": (0.995, -1.0, (256, 256, 256), 0.5, 100),
-    "pointmaze": (0.99, -1.0, (256, 256), 0.5, 100),
-    "adroit": (0.99, 0.0, (256, 256), 0.5, 10),
-    "locomotion": (0.99, 0.0, (256, 256), 0.5, 10),
-    "other": (0.99, 0.0, (256, 256), 0.5, 10),
+    "antmaze": ("antmaze", 0.995, -1.0, (256, 256, 256), 0.5, 100),
+    "pointmaze": ("pointmaze", 0.99, -1.0, (256, 256), 0.5, 100),
+    "adroit": (r"\b(pen|door|hammer|relocate)\b", 0.99, 0.0, (256, 256), 0.5, 10),
+    "locomotion": ("halfcheetah|hopper|walker2d|mujoco", 0.99, 0.0, (256, 256), 0.5, 10),
+    "other": ("", 0.99, 0.0, (256, 256), 0.5, 10),
 }
-DOMAIN_PATTERNS = ("antmaze", "pointmaze", r"\b(pen|door|hammer|relocate)\b", r"halfcheetah|hopper|walker2d|mujoco", "")
 DATA_KEYS = ("observations", "actions", "rewards", "next_observations", "terminations")
 
 
 def domain_of(env_id):
-    """The name of a dataset's row of DOMAINS: the first whose pattern is found in the dataset's name."""
+    """The name of a dataset's row of DOMAINS."""
     text = Path(env_id).name if env_id.endswith((".hdf5", ".h5")) else env_id
-    return next(name for name, pattern in zip(DOMAINS, DOMAIN_PATTERNS) if re.search(pattern, text.lower()))
+    return next(name for name, (pattern, *_) in DOMAINS.items() if re.search(pattern, text.lower()))
 
 
 class UserError(Exception):
@@ -291,46 +289,44 @@ def actor_loss(actor, critic, morse, batch, args):
 
 # ---------------------------------------------------------------- data
 
-SHORT_NAMES = {  # D4RL's datasets in Minari: "pen-human" is the newest D4RL/pen/human-vN
-    "antmaze": ["umaze", "umaze-diverse", "medium-play", "medium-diverse", "large-play", "large-diverse"],
-    "pointmaze": ["open", "umaze", "medium", "large", "open-dense", "umaze-dense", "medium-dense", "large-dense"],
-    **{group: ["human", "cloned", "expert"] for group in ("pen", "door", "hammer", "relocate")},
-    "kitchen": ["complete", "partial", "mixed"],
-}
-LOCOMOTION = {  # environment to evaluate in, returns of a random and of an expert policy (Fu et al., arXiv 2004.07219)
+SHORT_NAMES = [  # D4RL's datasets in Minari: "pen-human" is the newest D4RL/pen/human-vN
+    "antmaze-umaze",
+    *(f"antmaze-{kind}" for kind in ("umaze-diverse", "medium-play", "medium-diverse", "large-play", "large-diverse")),
+    *(f"pointmaze-{maze}{rewards}" for maze in ("open", "umaze", "medium", "large") for rewards in ("", "-dense")),
+    *(f"{task}-{source}" for task in ("pen", "door", "hammer", "relocate") for source in ("human", "cloned", "expert")),
+    *(f"kitchen-{tasks}" for tasks in ("complete", "partial", "mixed")),
+]
+ROBOTS = {  # environment to evaluate in, returns of a random and of an expert policy (Fu et al., arXiv 2004.07219)
     "halfcheetah": ("HalfCheetah-v4", -280.178953, 12135.0),
     "hopper": ("Hopper-v4", -20.272305, 3234.3),
     "walker2d": ("Walker2d-v4", 1.629008, 4592.3),
 }
 QUALITIES = ("random", "medium", "expert", "medium-replay", "medium-expert", "full-replay")
-LOCOMOTION_NAMES = [f"{robot}-{quality}-v2" for robot in LOCOMOTION for quality in QUALITIES]
+LOCOMOTION = {f"{robot}-{quality}-v2": row for robot, row in ROBOTS.items() for quality in QUALITIES}
 D4RL_URL = "http://rail.eecs.berkeley.edu/datasets/offline_rl/gym_mujoco_v2"
 GOAL_RADIUS = 0.45  # metres at which Gymnasium-Robotics' mazes count the goal as reached
 
 
 def locate_minari(env_id):
     """Id of a local Minari dataset for a short name or a Minari id, downloaded if it is not there. Raises UserError."""
-    group, _, rest = env_id.partition("-")
-    is_short = re.sub(r"-v\d+$", "", rest) in SHORT_NAMES.get(group, [])
-    name = f"D4RL/{group}/{rest}" if is_short else env_id
+    is_short = re.sub(r"-v\d+$", "", env_id) in SHORT_NAMES
+    name = "D4RL/" + env_id.replace("-", "/", 1) if is_short else env_id
 
     def pick(dataset_ids):  # the one called so or, where `name` has no version, the newest
-        matches = [i for i in dataset_ids if i == name or i.rpartition("-v")[0] == name]
+        matches = [i for i in dataset_ids if name in (i, i.rpartition("-v")[0])]
         return max(matches, key=lambda i: int(i.rpartition("-v")[2]), default=None)
 
     root = minari.storage.get_dataset_path()
     with explain(f"cannot list the datasets in {root}", "move what is no Minari dataset out of it"):
         local = minari.list_local_datasets(compatible_minari_version=True)
-    if pick(local) or (root / name / "data").exists():  # there but not listed, it is damaged: reading it says how
-        return pick(local) or name
-    advice = f"download it elsewhere (`minari download {name}`) and copy its folder below {root}"
-    if maze := re.fullmatch(r"(?:td3-bst/)?(pointmaze-(?:umaze|medium|large))(?:-v\d+)?", env_id):
-        advice = f"recreate it: `python benchmark/make_dataset.py {maze[1]}`, then --env-id td3-bst/{maze[1]}-v0"
-    dataset_id, prefix = None, re.sub(r"-v\d+$", "", name)
-    if re.fullmatch(r"[-\w]+(/[-\w]+)+", name):
+    dataset_id = pick(local)
+    if not dataset_id and "/" in name:
+        advice = f"download it elsewhere (`minari download {name}`) and copy its folder below {root}"
+        if maze := re.search(r"(pointmaze-(umaze|medium|large))(-v\d+)?$", env_id):
+            advice = f"recreate it: `python benchmark/make_dataset.py {maze[1]}`, then --env-id td3-bst/{maze[1]}-v0"
         print(f"{name} is not in {root}: asking Minari's remote ...", flush=True)
         with explain(f"{name} is not in {root} and cannot be downloaded", advice):
-            dataset_id = pick(minari.list_remote_datasets(prefix=prefix, compatible_minari_version=True))
+            dataset_id = pick(minari.list_remote_datasets(prefix=name, compatible_minari_version=True))
             try:
                 if dataset_id:
                     minari.download_dataset(dataset_id, force_download=True)
@@ -338,16 +334,15 @@ def locate_minari(env_id):
                 shutil.rmtree(root / dataset_id, ignore_errors=True)  # half a dataset would be taken for a whole one
                 raise
     if not dataset_id:
-        known = [f"{g}-{r}" for g, rests in SHORT_NAMES.items() for r in rests] + LOCOMOTION_NAMES + list(local)
-        near = ", ".join(difflib.get_close_matches(env_id, known, n=3, cutoff=0.5)) or "none; see the README"
-        raise UserError(f"there is no dataset {env_id!r}; near matches: {near}")
+        near = difflib.get_close_matches(env_id, [*SHORT_NAMES, *LOCOMOTION, *local], n=3, cutoff=0.5)
+        raise UserError(f"there is no dataset {env_id!r}; near matches: {', '.join(near) or 'none; see the README'}")
     return dataset_id
 
 
-def locate_hdf5(name):
-    """Path of a D4RL locomotion file where the D4RL package keeps it, downloaded if not there. Raises UserError."""
+def locate_locomotion(env_id):
+    """Path of D4RL's file of this name where the D4RL package keeps it, downloaded if not there. Raises UserError."""
     folder = Path(os.environ.get("D4RL_DATASET_DIR", Path.home() / ".d4rl" / "datasets"))
-    path = folder / (name.removesuffix("-v2").replace("-", "_") + "-v2.hdf5")
+    path = folder / (env_id.removesuffix("-v2").replace("-", "_") + "-v2.hdf5")
     if not path.exists():
         url, part = f"{D4RL_URL}/{path.name}", path.with_suffix(".part")
         print(f"downloading {url} to {path} ...", flush=True)
@@ -356,31 +351,30 @@ def locate_hdf5(name):
             with urllib.request.urlopen(url, timeout=30) as response, open(part, "wb") as file:
                 shutil.copyfileobj(response, file)
             h5py.File(part, "r").close()  # a file cut short does not open
-            os.replace(part, path)
+            part.replace(path)
     return path
 
 
 def choose_episodes(num_episodes, args):
-    """Sorted numbers of the `dataset_fraction` of the episodes to train on, at least one, drawn by seed."""
+    """Sorted numbers of the `dataset_fraction` of the episodes, drawn by seed, at least one. Raises UserError."""
+    if not num_episodes:
+        raise UserError(f"{args.env_id} is empty: it has no complete episode")
     count = max(1, round(args.dataset_fraction * num_episodes))
     return np.sort(np.random.default_rng(args.seed).permutation(num_episodes)[:count])
 
 
 def read_hdf5(path, args):
-    """Transitions of a D4RL-format file: DATA_KEYS to float32 arrays with a row each.
+    """Transitions of a D4RL-format file: DATA_KEYS to float32 arrays with a row each. Raises UserError.
 
     Without next_observations the next one is the following row's (a terminal row's own: it is not used), and the last
     row of an episode that did not end in a terminal is dropped: what followed it is not stored."""
     with h5py.File(path, "r") as file:
         has_next = "next_observations" in file
-        terminals = file["terminals"][:].reshape(-1).astype(bool)
-        ends = terminals.copy()
+        ends = terminals = file["terminals"][:].reshape(-1).astype(bool)
         if not has_next or "timeouts" in file:  # without next_observations, one must know where episodes end
-            ends |= file["timeouts"][:].reshape(-1).astype(bool)
-        if not ends.any():
-            raise UserError(f"{path} has no complete episode: none of its {len(ends)} rows is a terminal or a timeout")
+            ends = terminals | file["timeouts"][:].reshape(-1).astype(bool)
         episode = np.cumsum(ends) - ends  # (length,), number of each row's episode
-        keep = np.isin(episode, choose_episodes(episode[-1] + 1, args))
+        keep = np.isin(episode, choose_episodes(episode[-1] + 1 if ends.any() else 0, args))
         if not has_next:
             keep &= terminals | ~np.append(ends[:-1], True)
         keep = np.flatnonzero(keep)
@@ -390,17 +384,17 @@ def read_hdf5(path, args):
 
         obs = read("observations", -1)
         next_obs = read("next_observations", *obs.shape[1:])[keep] if has_next else obs[keep + ~terminals[keep]]
-        values = obs[keep], read("actions", -1)[keep], read("rewards")[keep], next_obs, terminals[keep]
-        return {key: value.astype(np.float32, copy=False) for key, value in zip(DATA_KEYS, values)}
+        dones = terminals[keep].astype(np.float32)
+        return dict(zip(DATA_KEYS, (obs[keep], read("actions", -1)[keep], read("rewards")[keep], next_obs, dones)))
 
 
-def flatten_obs(space, obs):
-    """Stored observations to (length, obs_dim), in the order of Gymnasium's FlattenObservation. Raises UserError."""
+def flatten(space, values):
+    """Stored values of a space to (length, dim), in the order of Gymnasium's FlattenObservation. Raises UserError."""
     if isinstance(space, gym.spaces.Dict):
-        return np.concatenate([flatten_obs(subspace, obs[key]) for key, subspace in space.items()], -1)
+        return np.concatenate([flatten(subspace, values[key]) for key, subspace in space.items()], -1)
     if not isinstance(space, gym.spaces.Box):
-        raise UserError(f"observations of {space} are not supported; they must be boxes of numbers or dicts of them")
-    return np.asarray(obs, np.float32).reshape(len(obs), -1)
+        raise UserError(f"{space} is not supported: it is not continuous, that is, a box of numbers or a dict of them")
+    return np.asarray(values, np.float32).reshape(len(values), -1)
 
 
 def maze_episode(obs, terminations):
@@ -421,58 +415,65 @@ def read_minari(dataset, args):
     """Transitions of a Minari dataset: DATA_KEYS to float32 arrays with a row each. Raises UserError.
 
     Episodes hold one observation more than actions; no next observation is built across an episode's end."""
-    names = f"{args.env_id} {dataset.env_spec.id if dataset.env_spec else ''}".lower()
-    is_maze = re.search("antmaze|pointmaze", names) and isinstance(dataset.observation_space, gym.spaces.Dict)
-    size, obs_dim, row = dataset.total_steps, gym.spaces.flatdim(dataset.observation_space), 0
-    shapes = (obs_dim,), dataset.action_space.shape, (), (obs_dim,), ()
-    data = {key: np.empty((size, *shape), np.float32) for key, shape in zip(DATA_KEYS, shapes)}
+    obs_space, action_space, used = dataset.observation_space, dataset.action_space, 0
+    names = f"{args.env_id} {dataset.env_spec}".lower()
+    is_maze = isinstance(obs_space, gym.spaces.Dict) and re.search("antmaze|pointmaze", names)
+    obs_dim, action_dim = gym.spaces.flatdim(obs_space), gym.spaces.flatdim(action_space)
+    shapes = (obs_dim,), (action_dim,), (), (obs_dim,), ()
+    data = {key: np.empty((dataset.total_steps, *shape), np.float32) for key, shape in zip(DATA_KEYS, shapes)}
     chosen = choose_episodes(dataset.total_episodes, args)
-    for start in range(0, len(chosen), 500):  # in blocks, since HDF5 frees what it has read when the file is closed
-        for episode in dataset.iterate_episodes(dataset.episode_indices[chosen[start : start + 500]]):
-            obs, terminations = flatten_obs(dataset.observation_space, episode.observations), episode.terminations
-            keep = np.ones(len(terminations), bool)
-            if is_maze:
-                keep, terminations = maze_episode(episode.observations, terminations)
-            rows = slice(row, row := row + np.count_nonzero(keep))
-            for key, values in zip(DATA_KEYS, (obs[:-1], episode.actions, episode.rewards, obs[1:], terminations)):
-                data[key][rows] = values[keep]
-        print(f"\rread {min(start + 500, len(chosen)):,} of {len(chosen):,} episodes ", end="", flush=True)
-    print()
-    return {key: values[:row] for key, values in data.items()}
+    for count, number in enumerate(chosen, 1):
+        episode = dataset[number]  # opens the file anew: HDF5 frees what it has read when the file is closed
+        obs, actions = flatten(obs_space, episode.observations), flatten(action_space, episode.actions)
+        keep, terminations = np.ones(len(actions), bool), episode.terminations
+        if is_maze:
+            keep, terminations = maze_episode(episode.observations, terminations)
+        rows = slice(used, used := used + np.count_nonzero(keep))
+        for key, values in zip(DATA_KEYS, (obs[:-1], actions, episode.rewards, obs[1:], terminations)):
+            data[key][rows] = values[keep]
+        if count % 500 == 0 or count == len(chosen):
+            print(f"\rread {count:,} of {len(chosen):,} episodes", end="\n" if count == len(chosen) else "", flush=True)
+    return {key: values[:used] for key, values in data.items()}
 
 
-def evaluation_env(env_id, dataset):
-    """Environment to evaluate in: `env_id`, else the dataset's, else None. Raises UserError.
+def evaluation_env(env_id, dataset=None):
+    """Environment to evaluate in: `env_id`, else the Minari dataset's, else None. Raises UserError.
 
     In a maze an episode ends at the first success, within the registered time limit, between the data's walls: Minari's
     AntMaze umaze evaluates on a map mirrored against the data's (Minari issue 304), and so is mirrored back."""
-    if not env_id and not (dataset and (dataset.env_spec or dataset.storage.metadata.get("eval_env_spec"))):
+    metadata = dataset.storage.metadata if dataset else {}
+    if not (env_id or metadata.get("eval_env_spec") or metadata.get("env_spec")):
         return None
     with explain("cannot make the evaluation environment", "pass another --eval-env-id"):
         env = gym.make(env_id) if env_id else dataset.recover_environment(eval_env=True)
         spec = env.spec
-        if "maze_map" in spec.kwargs:
-            maze = np.array(spec.kwargs["maze_map"], dtype=object)
-            data_map = dataset.env_spec.kwargs.get("maze_map") if dataset and dataset.env_spec else None
-            walls = maze == 1 if data_map is None else np.array(data_map, dtype=object) == 1
-            mirrors = [maze, maze[:, ::-1], maze[::-1], maze[::-1, ::-1]]
-            fits = [np.array_equal(mirror == 1, walls) for mirror in mirrors]
-            if not any(fits):
-                raise UserError("the evaluation maze has other walls than the data's; pass another --eval-env-id")
-            if not fits[0]:
-                print("the evaluation maze is mirrored, start and goal with it, to have the data's walls")
-            spec.kwargs["maze_map"], spec.kwargs["continuing_task"] = mirrors[fits.index(True)].tolist(), False
-            spec.max_episode_steps = gym.spec(spec.id).max_episode_steps
-            env = gym.make(spec)
-        return env
+        if "maze_map" not in spec.kwargs:
+            return env
+        maze = np.array(spec.kwargs["maze_map"], dtype=object)
+        data_kwargs = dataset.env_spec.kwargs if dataset and dataset.env_spec else {}
+        walls = np.array(data_kwargs.get("maze_map", maze), dtype=object) == 1
+        mirrors = [maze, maze[:, ::-1], maze[::-1], maze[::-1, ::-1]]
+        fitting = [mirror for mirror in mirrors if np.array_equal(mirror == 1, walls)]
+        if not fitting:
+            raise UserError("the evaluation maze has other walls than the data's; pass another --eval-env-id")
+        if fitting[0] is not maze:
+            print("the evaluation maze is mirrored, start and goal with it, to have the data's walls")
+        spec.kwargs |= {"maze_map": fitting[0].tolist(), "continuing_task": False}
+        spec.max_episode_steps = gym.spec(spec.id).max_episode_steps
+        return gym.make(spec)
 
 
-def check_spaces(dataset_id, obs_space, action_space, env):
-    """Raise UserError unless actions are continuous and the environment's spaces, if it is one, are the dataset's."""
+def check(dataset_id, arrays, obs_space, action_space, env):
+    """Raise UserError unless there is data, finite, its actions in bounds, and `env`, if any, has the same spaces."""
 
     def outline(space):
         return {k: outline(v) for k, v in space.items()} if isinstance(space, gym.spaces.Dict) else space.shape
 
+    if not len(arrays["rewards"]):
+        raise UserError(f"{dataset_id} is empty: it has no transition that can be used")
+    for key, array in arrays.items():
+        if bad := array.size - np.count_nonzero(np.isfinite(array)):
+            raise UserError(f"{dataset_id} has {bad} NaN or infinite values in {key}; repair or drop those rows")
     is_box = isinstance(action_space, gym.spaces.Box) and action_space.dtype.kind == "f" and action_space.is_bounded()
     if not (is_box and len(action_space.shape) == 1 and (action_space.low < action_space.high).all()):
         raise UserError(f"actions of {dataset_id} are {action_space}, not continuous vectors with finite bounds")
@@ -481,15 +482,6 @@ def check_spaces(dataset_id, obs_space, action_space, env):
         raise UserError(f"{env.spec.id} observes {env.observation_space}, the data {obs_space}; {advice}")
     if env and not np.array_equal([env.action_space.low, env.action_space.high], [action_space.low, action_space.high]):
         raise UserError(f"{env.spec.id} takes actions {env.action_space}, the data {action_space}; {advice}")
-
-
-def check_arrays(dataset_id, arrays, action_space):
-    """Raise UserError unless there are transitions, all of them finite, with actions in the action space."""
-    if not len(arrays["rewards"]):
-        raise UserError(f"{dataset_id} is empty: it has no transition of a complete episode")
-    for key, array in arrays.items():
-        if bad := array.size - np.count_nonzero(np.isfinite(array)):
-            raise UserError(f"{dataset_id} has {bad} NaN or infinite values in {key}; repair or drop those rows")
     lowest, highest = arrays["actions"].min(0), arrays["actions"].max(0)  # (k,)
     excess = max((action_space.low - lowest).max(), (highest - action_space.high).max())
     if excess > 1e-4:  # more than rounding
@@ -503,25 +495,26 @@ def load_dataset(args, device):
     asked; actions (N, k) in [-1, 1]; rewards (N,), shifted and scaled; terminations (N,), 1 where nothing follows. And
     `info`: the dataset's id, observation statistics (obs_dim,), action bounds (k,), the evaluation environment's spec
     as JSON (None: there is none), whether it is a maze, the returns that score 0 and 100 (None: unknown)."""
-    if args.env_id.endswith((".hdf5", ".h5")) or args.env_id in LOCOMOTION_NAMES:
-        robot_env_id, *ref_scores = LOCOMOTION.get(args.env_id.partition("-")[0], (None, None, None))
-        dataset_id = str(locate_hdf5(args.env_id) if args.env_id in LOCOMOTION_NAMES else args.env_id)
+    if args.env_id.endswith((".hdf5", ".h5")) or args.env_id in LOCOMOTION:
+        robot_env_id, *ref_scores = LOCOMOTION.get(args.env_id, (None, None, None))
+        dataset_id = str(locate_locomotion(args.env_id) if robot_env_id else args.env_id)
         with explain(f"cannot read {dataset_id}", "if it is cut short or of another format, get it again"):
             arrays = read_hdf5(dataset_id, args)
-        env = evaluation_env(args.eval_env_id or robot_env_id, None)
+        env = evaluation_env(args.eval_env_id or robot_env_id)
         obs_space = gym.spaces.Box(-np.inf, np.inf, arrays["observations"].shape[1:])
-        action_space = env.action_space if env else gym.spaces.Box(-1, 1, arrays["actions"].shape[1:])
-        check_spaces(dataset_id, obs_space, action_space, env)
+        action_space = gym.spaces.Box(-1, 1, arrays["actions"].shape[1:])
+        if env and env.action_space.shape == action_space.shape:
+            action_space = env.action_space  # the file does not say what the bounds are
     else:
         dataset_id = locate_minari(args.env_id)
         path = minari.storage.get_dataset_path(dataset_id)
         with explain(f"cannot read {dataset_id}", f"if it is damaged, delete {path} and get it again"):
             dataset = minari.load_dataset(dataset_id)
+            obs_space, action_space = dataset.observation_space, dataset.action_space
             ref_scores = [dataset.storage.metadata.get(key) for key in ("ref_min_score", "ref_max_score")]
-            action_space, env = dataset.action_space, evaluation_env(args.eval_env_id, dataset)
-            check_spaces(dataset_id, dataset.observation_space, action_space, env)
+            env = evaluation_env(args.eval_env_id, dataset)
             arrays = read_minari(dataset, args)
-    check_arrays(dataset_id, arrays, action_space)
+    check(dataset_id, arrays, obs_space, action_space, env)
 
     data = {key: torch.from_numpy(array).to(device) for key, array in arrays.items()}
     low, high = (torch.as_tensor(x, dtype=torch.float32, device=device) for x in (action_space.low, action_space.high))
@@ -584,7 +577,7 @@ def evaluate(policy, env_spec, seeds, num_envs):
 def score_policy(actor, info, args):
     """Evaluate, as an entry of results.json. The score is 100 x success rate in mazes, else 100 x normalised return."""
     seeds = np.random.SeedSequence(args.seed).generate_state(args.eval_episodes)
-    env_spec = EnvSpec.from_json(info["env_spec"])
+    env_spec = gym.envs.registration.EnvSpec.from_json(info["env_spec"])
     returns, lengths, terminations = evaluate(make_policy(actor, info), env_spec, seeds, args.num_eval_envs)
     score, (low, high) = None, info["ref_scores"]
     if info["is_maze"]:  # there an episode terminates at success, and nowhere else
@@ -666,19 +659,16 @@ def update(agent, data, args, generator, update_policy):
 
 def resolve(args):
     """The arguments with unset fields filled from the domain's row of DOMAINS. Raises UserError where out of range."""
-    row = zip(DOMAIN_FIELDS, DOMAINS[domain_of(args.env_id)])
+    row = zip(DOMAIN_FIELDS, DOMAINS[domain_of(args.env_id)][1:])
     args = dataclasses.replace(args, **{name: value for name, value in row if getattr(args, name) is None})
     zero = "seed total_timesteps morse_steps q_weight uniform_weight constant_weight policy_noise noise_clip discount"
-    floors = dict.fromkeys(zero.split(), 0) | {"reward_shift": -math.inf, "temperature": 1 / 80}
+    floors = dict.fromkeys(zero.split(), 0) | {"reward_shift": -1e12, "temperature": 1 / 80}
     ceilings = {"seed": 2**32 - 1, "tau": 1, "dataset_fraction": 1, "discount": 0.999999}
-    for name, value in dataclasses.asdict(args).items():
+    for name, value in vars(args).items():
         for x in value if isinstance(value, tuple) else [value]:
-            if isinstance(x, (int, float)) and not isinstance(x, bool):
-                enough = x >= floors[name] if name in floors else x > 0
-                if not (enough and x <= ceilings.get(name, math.inf) and math.isfinite(x)):
-                    rule = f"at least {floors[name]}" if name in floors else "more than 0"
-                    rule += f" and at most {ceilings[name]}" if name in ceilings else ""
-                    raise UserError(f"--{name.replace('_', '-')} must be {rule}, got {x}")
+            floor, ceiling = floors.get(name, 1 if isinstance(x, int) else 1e-12), ceilings.get(name, 1e12)
+            if isinstance(x, (int, float)) and not isinstance(x, bool) and not floor <= x <= ceiling:  # NaN is not
+                raise UserError(f"--{name.replace('_', '-')} must be from {floor:.10g} to {ceiling:.10g}, got {x}")
     return args
 
 
@@ -693,11 +683,10 @@ def parse_args(argv=None):
         stored = Args(**{name: tuple(value) if isinstance(value, list) else value for name, value in record.items()})
     stored = dataclasses.replace(stored, resume=args.resume, evaluate=args.evaluate)
     args = tyro.cli(Args, args=argv, description=__doc__, default=stored)
-    old, new = dataclasses.asdict(stored), dataclasses.asdict(args)
     free = ("seed", "device", "eval_episodes", "num_eval_envs") if args.evaluate else ()
-    changed = [f"{key} was {old[key]}, not {new[key]}" for key in old if key not in free and old[key] != new[key]]
-    if changed:
-        raise UserError(f"{run} keeps its own arguments, but {'; '.join(changed)}: start a new run")
+    for name, own in vars(stored).items():
+        if name not in free and getattr(args, name) != own:
+            raise UserError(f"{run} keeps its {name}, {own}; to change it to {getattr(args, name)}, start a new run")
     return args
 
 
@@ -705,7 +694,7 @@ def write_file(path, content):
     """Write text, or anything else by torch.save, so that at no time the path holds half of it."""
     part = path.with_name(path.name + ".part")
     part.write_text(content) if isinstance(content, str) else torch.save(content, part)
-    os.replace(part, path)
+    part.replace(path)
 
 
 def main(args):
@@ -723,29 +712,27 @@ def main(args):
             result = score_policy(actor, info, args)
         return print(f"score {result['score']}, return {result['return_mean']}")
     data, info = load_dataset(args, device)
-    domain = domain_of(args.env_id)
-    print("\n".join(f"{name:24} {value}" for name, value in dataclasses.asdict(args).items()))
-    print(f"domain {domain}, which fills {', '.join(DOMAIN_FIELDS)} where they are unset")
-    print(f"{info['dataset_id']}: {len(data['rewards']):,} transitions, {int(data['terminations'].sum()):,} terminal")
+    facts = {"domain": domain_of(args.env_id), "dataset_id": info["dataset_id"]}
+    facts |= {"transitions": len(data["rewards"]), "terminal": int(data["terminations"].sum())}
+    print("\n".join(f"{name:24} {value}" for name, value in (vars(args) | facts).items()))
+    print(f"the domain's row of DOMAINS fills {', '.join(DOMAIN_FIELDS)} where they are unset", flush=True)
     run_name = f"{args.env_id.strip('/').replace('/', '-')}__{args.exp_name}__{args.seed}__{time.time_ns() // 10**6}"
     run_dir = Path(args.resume or Path(args.runs_dir) / run_name)
     checkpoint_file = run_dir / "checkpoint.pt"
-    packages = ("torch", "numpy", "gymnasium", "gymnasium-robotics", "mujoco", "minari")
-    record = {"args": dataclasses.asdict(args), "domain": domain, "dataset_id": info["dataset_id"]}
-    record |= {"versions": {p: version(p) for p in packages}, "command": shlex.join(["python", *sys.argv])}
     with explain(f"cannot write to {run_dir}", "pass another --runs-dir"):
-        if args.resume:
-            record = json.loads((run_dir / "args.json").read_text())
-        else:
-            run_dir.mkdir(parents=True)
-        write_file(run_dir / "args.json", json.dumps(record, indent=1))
+        writer = SummaryWriter(run_dir)
+        if not args.resume:
+            packages = ("torch", "numpy", "gymnasium", "gymnasium-robotics", "mujoco", "minari")
+            origin = {"versions": {p: version(p) for p in packages}, "command": shlex.join(["python", *sys.argv])}
+            write_file(run_dir / "args.json", json.dumps({"args": vars(args)} | facts | origin, indent=1))
+        record = json.loads((run_dir / "args.json").read_text())  # a run that is gone on with keeps its own
     if record["dataset_id"] != info["dataset_id"]:
         raise UserError(f"{run_dir} was on {record['dataset_id']}, not {info['dataset_id']}; start a new run")
 
     torch.manual_seed(args.seed)
     generator = torch.Generator(device).manual_seed(args.seed)
     agent = make_agent(data["observations"].shape[1], data["actions"].shape[1], args, device)
-    done, evaluations = {"morse": 0, "policy": 0}, []  # steps of each phase, entries of results.json
+    done, evaluations = {"morse": 0, "policy": 0}, []  # logged steps of each phase, entries of results.json
     if checkpoint_file.exists():
         with explain(f"cannot read {checkpoint_file}", "start a new run"):
             checkpoint = torch.load(checkpoint_file, map_location=device, weights_only=True)
@@ -753,44 +740,44 @@ def main(args):
             generator.set_state(checkpoint["generator"].cpu())
             for name, part in vars(agent).items():
                 part.load_state_dict(checkpoint[name])
-    writer = SummaryWriter(run_dir)
-    latest, clock = {}, {"time": time.time(), "steps": sum(done.values())}
+    latest, logged_at = {}, time.time()
 
     def after_step(phase, step, metrics):
-        """Where a step is due for it: log, check, evaluate and save. In other steps nothing waits for the device."""
+        """Where a step is due for it: check, evaluate, log and save. In other steps nothing waits for the device."""
+        nonlocal logged_at
         latest.update(metrics)
-        done[phase] = step
         total = args.morse_steps if phase == "morse" else args.total_timesteps
         is_eval = phase == "policy" and (step % args.eval_freq == 0 or step == total)
         if step % args.log_freq and step < total and not is_eval:
             return
         values = {name: value.detach().mean().item() for name, value in latest.items()}
-        bad = [f"{name} is {value}" for name, value in values.items() if not math.isfinite(value)]
+        bad = [f"{name} is {value}" for name, value in values.items() if not np.isfinite(value)]
         for name in ("actor", "critic", "morse"):
             if not nn.utils.get_total_norm(getattr(agent, name).parameters()).isfinite():
                 bad.append(f"a weight of the {name} is not finite")
         if bad:
-            kept = f"the last good state is in {checkpoint_file}" if checkpoint_file.exists() else "no state was saved"
-            raise UserError(f"{', '.join(bad)} at {phase} step {step:,}; {kept}; try a lower learning rate")
-        rate = (sum(done.values()) - clock["steps"]) / (time.time() - clock["time"])
+            advice = f"try a lower learning rate; {checkpoint_file} holds the last good state, if there was one"
+            raise UserError(f"{', '.join(bad)} at {phase} step {step:,}; {advice}")
+        rate = (step - done[phase]) / (time.time() - logged_at)
         values[f"speed/{phase}_steps_per_second"] = rate
-        figures = ", ".join(f"{name} {value:.3g}" for name, value in values.items())
-        print(f"{phase} {step:,} of {total:,}, {(total - step) / rate / 60:.0f} min left: {figures}", flush=True)
+        done[phase] = step
         if is_eval and info["env_spec"]:
             result = {"step": step, "last": True} | score_policy(agent.actor, info, args)
             evaluations[:] = [entry | {"last": False} for entry in evaluations] + [result]
             write_file(run_dir / "results.json", json.dumps(record | {"evaluations": evaluations}))
             values["evaluation/return"] = result["return_mean"]
-            values |= {"evaluation/score": result["score"]} if result["score"] is not None else {}
-            print(f"evaluation at step {step:,}: score {result['score']}, return {result['return_mean']}", flush=True)
+            if result["score"] is not None:
+                values["evaluation/score"] = result["score"]
+        figures = ", ".join(f"{name} {value:.3g}" for name, value in values.items())
+        print(f"{phase} {step:,} of {total:,}, {(total - step) / rate / 60:.0f} min left: {figures}", flush=True)
         for name, value in values.items():
             writer.add_scalar(name, value, step)
         states = {name: part.state_dict() for name, part in vars(agent).items()}
-        progress = {"generator": generator.get_state(), "done": done, "evaluations": evaluations}
-        write_file(checkpoint_file, states | progress)
         write_file(run_dir / "model.pt", {"actor": states["actor"], "info": info, "args": record["args"]})
+        states |= {"generator": generator.get_state(), "done": done, "evaluations": evaluations}
+        write_file(checkpoint_file, states)
         latest.clear()
-        clock.update(time=time.time(), steps=sum(done.values()))
+        logged_at = time.time()
 
     try:
         if args.weighting == "morse":

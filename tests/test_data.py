@@ -144,7 +144,7 @@ def test_observations_are_flattened_as_gymnasium_does(pointmaze):
     stored = next(iter(dataset.iterate_episodes([0]))).observations
     for t in range(3):
         expected = env.observation({key: value[t] for key, value in stored.items()})
-        np.testing.assert_allclose(td3_bst.flatten_obs(dataset.observation_space, stored)[t], expected, rtol=1e-6)
+        np.testing.assert_allclose(td3_bst.flatten(dataset.observation_space, stored)[t], expected, rtol=1e-6)
     spec = json.loads(info["env_spec"])
     assert spec["max_episode_steps"] == 300 and spec["kwargs"]["continuing_task"] is False and info["is_maze"]
 
