@@ -106,6 +106,16 @@ def test_morse_training_separates_data_from_uniform_actions():
     assert near > 0.9 and far < 0.1
 
 
+def test_morse_network_is_frozen_after_its_training():
+    """A policy loss that is called on its own puts no gradient on it either, whatever path its own gradient takes."""
+    agent, data, args, generator = make(detach_weight=False)
+    train_morse(agent, data, args, generator)
+    agent.morse.zero_grad()
+    td3_bst.actor_loss(agent.actor, agent.critic, agent.morse, data, args)[0].backward()
+    assert all(p.grad is None for p in agent.morse.parameters())
+    assert all(p.grad is not None for p in agent.actor.parameters())
+
+
 def test_same_seed_same_weights():
     runs = []
     for seed in (1, 1, 2):
