@@ -21,6 +21,7 @@ import contextlib
 import copy
 import dataclasses
 import difflib
+import itertools
 import json
 import os
 import re
@@ -63,6 +64,8 @@ class Args:
     """seed of initial weights, batches, noise and evaluation episodes"""
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
     """torch device; unset: cuda if there is one, else cpu"""
+    matmul_precision: Literal["highest", "high", "medium"] = "high"
+    """of float32 matrix products, where the device can: high is TF32, medium bfloat16, highest never less than float32"""
     total_timesteps: int = 1_000_000
     """gradient steps after Morse pre-training"""
     eval_freq: int = 50_000
@@ -214,11 +217,11 @@ class Critic(nn.Module):
     def forward(self, obs, action, twins=2):
         """Values of the first `twins` critics, (twins, batch)."""
         x = torch.cat([obs, action], -1).expand(twins, -1, -1)  # (twins, batch, obs_dim + action_dim)
-        for layer, (weight, bias) in enumerate(zip(self.weights, self.biases)):
-            x = torch.baddbmm(bias[:twins], x, weight[:twins])  # (twins, batch, width)
-            if layer < len(self.weights) - 1:
-                x = F.relu(F.layer_norm(x, x.shape[-1:]) if self.layernorm else x)
-        return x.squeeze(-1)
+        *hidden, (weight, bias) = zip(self.weights, self.biases)
+        for w, b in hidden:
+            x = torch.baddbmm(b[:twins], x, w[:twins])  # (twins, batch, width)
+            x = F.relu(F.layer_norm(x, x.shape[-1:]) if self.layernorm else x)
+        return (x * weight[:twins].mT).sum(-1) + bias[:twins, 0]  # the same product, but fast with one column
 
 
 class MorseNetwork(nn.Module):
@@ -422,8 +425,9 @@ def read_minari(dataset, args):
     shapes = (obs_dim,), (action_dim,), (), (obs_dim,), ()
     data = {key: np.empty((dataset.total_steps, *shape), np.float32) for key, shape in zip(DATA_KEYS, shapes)}
     chosen = choose_episodes(dataset.total_episodes, args)
-    for count, number in enumerate(chosen, 1):
-        episode = dataset[number]  # opens the file anew: HDF5 frees what it has read when the file is closed
+    parts = np.array_split(dataset.episode_indices[chosen], len(chosen) // 50 + 1)  # each opens and closes the file:
+    episodes = itertools.chain.from_iterable(map(dataset.iterate_episodes, parts))  # HDF5 keeps what it reads until then
+    for count, episode in enumerate(episodes, 1):
         obs, actions = flatten(obs_space, episode.observations), flatten(action_space, episode.actions)
         keep, terminations = np.ones(len(actions), bool), episode.terminations
         if is_maze:
@@ -552,10 +556,11 @@ def evaluate(policy, env_spec, seeds, num_envs):
     """Play exactly one complete episode per seed. Gives undiscounted returns, lengths and terminations, (len(seeds),).
 
     An environment that is done goes on with the next seed, so the figure does not depend on their number; those that
-    find no seed left play on unrecorded."""
+    find no seed left play on unrecorded. Where there is a core for each, they run in processes of their own."""
     num_envs = min(num_envs, len(seeds))
     make_env = [lambda: gym.wrappers.FlattenObservation(gym.make(env_spec))] * num_envs
-    envs = gym.vector.SyncVectorEnv(make_env, autoreset_mode=gym.vector.AutoresetMode.DISABLED)
+    make_envs = gym.vector.AsyncVectorEnv if 1 < num_envs <= os.cpu_count() else gym.vector.SyncVectorEnv
+    envs = make_envs(make_env, autoreset_mode=gym.vector.AutoresetMode.DISABLED)
     returns, lengths, terminations = np.zeros(len(seeds)), np.zeros(len(seeds), int), np.zeros(len(seeds), bool)
     episode, started = np.arange(num_envs), num_envs  # (num_envs,), which seed each environment plays
     obs, _ = envs.reset(seed=[int(seed) for seed in seeds[:num_envs]])
@@ -590,10 +595,39 @@ def score_policy(actor, info, args):
 
 # ---------------------------------------------------------------- Morse pre-training
 
+def repeat(step, generator):
+    """Yield what step() returns, for ever. On a GPU, from the fourth time on, by replaying a CUDA graph of it.
+
+    A replay launches all kernels of a step at once, which is what a GPU waits for at these batch sizes. `step` must take
+    its random numbers from `generator` and not wait for the device; what it returns is overwritten by the next replay.
+    https://docs.pytorch.org/docs/stable/notes/cuda.html#whole-network-capture"""
+    if generator.device.type == "cuda":
+        stream = torch.cuda.Stream()
+        for _ in range(3):  # optimisers and libraries allocate what they need: steps like any other, on a side stream
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                result = step()
+            torch.cuda.current_stream().wait_stream(stream)
+            yield result
+        try:
+            graph = torch.cuda.CUDAGraph()
+            graph.register_generator_state(generator)
+            with torch.cuda.graph(graph):
+                result = step()  # recorded, not run
+        except RuntimeError as error:
+            print(f"no CUDA graph, so steps are launched one kernel at a time, which is slower: {error}", flush=True)
+        else:
+            while True:
+                graph.replay()
+                yield result
+    while True:
+        yield step()
+
+
 def train_morse(agent, data, args, generator, start=0, after_step=lambda *_: None):
     """Train `agent.morse` from step `start` to `args.morse_steps`, calling after_step("morse", step, metrics)."""
-    agent.morse.requires_grad_(True)
-    for step in range(start + 1, args.morse_steps + 1):
+
+    def update_morse():
         batch = sample(data, args.morse_batch_size, generator, ["observations", "actions"])
         action = batch["actions"]  # (batch, k)
         shape = (args.morse_batch_size, args.num_uniform, action.shape[-1])
@@ -602,7 +636,12 @@ def train_morse(agent, data, args, generator, start=0, after_step=lambda *_: Non
         agent.morse_optimizer.zero_grad()
         loss.backward()
         agent.morse_optimizer.step()
-        after_step("morse", step, metrics)
+        return metrics
+
+    agent.morse.requires_grad_(True)
+    updates = repeat(update_morse, generator)
+    for step in range(start + 1, args.morse_steps + 1):
+        after_step("morse", step, next(updates))
     agent.morse.requires_grad_(False)
 
 
@@ -617,10 +656,10 @@ def make_agent(obs_dim, action_dim, args, device):
     agent.target_critic = copy.deepcopy(agent.critic).requires_grad_(False)
     kernel = args.kernel_scale_factor * action_dim, args.kernel, args.rq_shape
     agent.morse = MorseNetwork(obs_dim, action_dim, args.morse_hidden_dims, *kernel).to(device)
-    fused = device.type in ("cpu", "cuda")
-    agent.actor_optimizer = torch.optim.Adam(agent.actor.parameters(), args.actor_learning_rate, fused=fused)
-    agent.critic_optimizer = torch.optim.Adam(agent.critic.parameters(), args.critic_learning_rate, fused=fused)
-    agent.morse_optimizer = torch.optim.Adam(agent.morse.parameters(), args.morse_learning_rate, fused=fused)
+    kind = {"fused": device.type in ("cpu", "cuda"), "capturable": device.type == "cuda"}  # in a CUDA graph
+    agent.actor_optimizer = torch.optim.Adam(agent.actor.parameters(), args.actor_learning_rate, **kind)
+    agent.critic_optimizer = torch.optim.Adam(agent.critic.parameters(), args.critic_learning_rate, **kind)
+    agent.morse_optimizer = torch.optim.Adam(agent.morse.parameters(), args.morse_learning_rate, **kind)
     return agent
 
 
@@ -631,28 +670,29 @@ def sample(data, batch_size, generator, keys):
     return {key: data[key][index] for key in keys}
 
 
-def update(agent, data, args, generator, update_policy):
-    """One gradient step of TD3-BST, of the policy too if so told. Returns metrics as tensors: no host sync."""
-    batch = sample(data, args.batch_size, generator, DATA_KEYS)
+def update(agent, data, args, generator):
+    """`policy_frequency` gradient steps of TD3-BST: each of the critics, the last of policy and target networks too.
+
+    Returns metrics of the last step as tensors: nothing waits for the device."""
     metrics = {}
-    if args.q_weight > 0:
-        noise = torch.randn(batch["actions"].shape, device=batch["actions"].device, generator=generator)
-        noise = (noise * args.policy_noise).clamp(-args.noise_clip, args.noise_clip)
-        loss = critic_loss(agent.critic, agent.target_critic, agent.target_actor, batch, noise, args.discount)
-        agent.critic_optimizer.zero_grad()
-        loss.backward()
-        agent.critic_optimizer.step()
-        metrics["loss/critic"] = loss
-    if update_policy:
-        loss, actor_metrics = actor_loss(agent.actor, agent.critic, agent.morse, batch, args)
-        agent.actor_optimizer.zero_grad()
-        loss.backward(inputs=list(agent.actor.parameters()))  # the critic is not to move
-        agent.actor_optimizer.step()
-        metrics |= actor_metrics
-        with torch.no_grad():  # target <- (1 - tau) target + tau network
-            for target, network in (agent.target_actor, agent.actor), (agent.target_critic, agent.critic):
-                torch._foreach_lerp_(list(target.parameters()), list(network.parameters()), args.tau)
-    return metrics
+    for _ in range(args.policy_frequency):
+        batch = sample(data, args.batch_size, generator, DATA_KEYS)
+        if args.q_weight > 0:
+            noise = torch.randn(batch["actions"].shape, device=batch["actions"].device, generator=generator)
+            noise = (noise * args.policy_noise).clamp(-args.noise_clip, args.noise_clip)
+            loss = critic_loss(agent.critic, agent.target_critic, agent.target_actor, batch, noise, args.discount)
+            agent.critic_optimizer.zero_grad()
+            loss.backward()
+            agent.critic_optimizer.step()
+            metrics["loss/critic"] = loss
+    loss, actor_metrics = actor_loss(agent.actor, agent.critic, agent.morse, batch, args)
+    agent.actor_optimizer.zero_grad()
+    loss.backward(inputs=list(agent.actor.parameters()))  # the critic is not to move
+    agent.actor_optimizer.step()
+    with torch.no_grad():  # target <- (1 - tau) target + tau network
+        for target, network in (agent.target_actor, agent.actor), (agent.target_critic, agent.critic):
+            torch._foreach_lerp_(list(target.parameters()), list(network.parameters()), args.tau)
+    return metrics | actor_metrics
 
 
 # ---------------------------------------------------------------- a run: arguments, files, main
@@ -669,6 +709,9 @@ def resolve(args):
             floor, ceiling = floors.get(name, 1 if isinstance(x, int) else 1e-12), ceilings.get(name, 1e12)
             if isinstance(x, (int, float)) and not isinstance(x, bool) and not floor <= x <= ceiling:  # NaN is not
                 raise UserError(f"--{name.replace('_', '-')} must be from {floor:.10g} to {ceiling:.10g}, got {x}")
+    for name in ("total_timesteps", "eval_freq", "log_freq"):
+        if getattr(args, name) % args.policy_frequency:
+            raise UserError(f"--{name.replace('_', '-')} must be a multiple of --policy-frequency, {args.policy_frequency}")
     return args
 
 
@@ -701,8 +744,10 @@ def main(args):
     """Train as the arguments say, or go on with a run, or evaluate one again. Raises UserError."""
     args = resolve(args)
     with explain(f"--device {args.device} cannot be used here", "a new run takes --device cpu"):
-        device = torch.device(args.device)
-        torch.zeros(1, device=device).item()
+        device = torch.zeros(1, device=args.device).device  # with its index
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+    torch.set_float32_matmul_precision(args.matmul_precision)
     if args.evaluate:
         with explain(f"{args.evaluate} has no policy that can be evaluated", "train one first"):
             model = torch.load(Path(args.evaluate) / "model.pt", map_location=device, weights_only=True)
@@ -782,8 +827,9 @@ def main(args):
     try:
         if args.weighting == "morse":
             train_morse(agent, data, args, generator, done["morse"], after_step)
-        for step in range(done["policy"] + 1, args.total_timesteps + 1):
-            after_step("policy", step, update(agent, data, args, generator, step % args.policy_frequency == 0))
+        updates = repeat(lambda: update(agent, data, args, generator), generator)
+        for step in range(done["policy"], args.total_timesteps, args.policy_frequency):
+            after_step("policy", step + args.policy_frequency, next(updates))
     except KeyboardInterrupt:
         sys.exit(f"stopped; to go on from the last checkpoint: python {sys.argv[0]} --resume {run_dir}")
     finally:

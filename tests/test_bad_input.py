@@ -19,6 +19,7 @@ from test_data import ACTIONS, episode, load, write_hdf5
         *[("discount", value) for value in (-0.1, 1.0)],
         *[("tau", value) for value in (0.0, 2.0)],
         ("total_timesteps", -1),
+        *[(name, 61) for name in ("total_timesteps", "eval_freq", "log_freq")],  # no multiple of policy_frequency
         ("critic_hidden_dims", (256, 0)),
         ("q_weight", -1.0),
         ("reward_shift", np.inf),

@@ -52,3 +52,15 @@ def test_random_policy(pointmaze, tmp_path):
     (entry,) = json.loads(file.read_text())["evaluations"]
     assert len(entry["returns"]) == 100 and entry["score"] == sum(entry["terminations"]) < 75
     assert "random policy" in run_script("benchmark/report.py", str(tmp_path)).stdout
+
+
+def test_speed():
+    """The operations that it counts are those of the shapes, and every mode has a row."""
+    process = run_script("benchmark/speed.py", "--dims", "hopper", "--precisions", "highest", "--steps", "4", "--turns", "1")
+    rows = [line.split() for line in process.stdout.splitlines() if line.endswith(", highest")]
+    assert len(rows) == 5 and all(float(row[0]) > 0 for row in rows)
+    b, o, k, h = 256, 11, 3, 256
+    actor, critic, morse = (o + h + k) * h, (o + k + h) * h, (o + k + 2 * h + k) * h  # multiply-adds of a row, forward
+    critic_step = actor + 2 * critic + 2 * (2 * critic + h * h)  # targets; forward, gradients of weights and of hidden input
+    policy_step = 2 * actor + (h + k) * h + morse + 2 * critic
+    assert float(rows[0][2]) == round(2 * b * (critic_step + policy_step / 2) / 1e6)

@@ -1,5 +1,7 @@
 """Evaluation: one complete episode per seed, whatever the number of environments; scores."""
 
+import os
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -39,8 +41,11 @@ def lengths_by_seed():
     return np.array([int(env.reset(seed=int(seed))[0][0]) for seed in SEEDS])
 
 
+@pytest.mark.parametrize("cores", [1, 64])
 @pytest.mark.parametrize("num_envs", [1, 4, 23, 50])
-def test_every_seed_is_played_once(num_envs):
+def test_every_seed_is_played_once(num_envs, cores, monkeypatch):
+    """In this process, and with a core for each in processes of their own."""
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
     expected = lengths_by_seed()
     assert len(set(expected)) > 5
     returns, lengths, terminations = evaluate(lambda obs: obs[:, 1:] / 100, SPEC, SEEDS, num_envs)
@@ -49,14 +54,17 @@ def test_every_seed_is_played_once(num_envs):
     np.testing.assert_allclose(returns, [sum(10 * t / 100 for t in range(n)) for n in expected], rtol=1e-6)
 
 
-def test_the_figure_does_not_depend_on_the_number_of_environments():
-    """HalfCheetah amplifies the last bit of an action within a few hundred steps."""
+def test_the_figure_does_not_depend_on_the_number_of_environments(monkeypatch):
+    """Nor on processes. HalfCheetah amplifies the last bit of an action within a few hundred steps."""
     torch.manual_seed(0)
     info = info_of(obs_mean=torch.zeros(17), obs_std=torch.ones(17))
     info |= {"action_low": -torch.ones(6), "action_high": torch.ones(6)}
     policy, spec = make_policy(Actor(17, 6), info), gym.spec("HalfCheetah-v4")
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
     one, three = (evaluate(policy, spec, [1, 2, 3], num_envs)[0] for num_envs in (1, 3))
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
     np.testing.assert_array_equal(one, three)
+    np.testing.assert_array_equal(one, evaluate(policy, spec, [1, 2, 3], 3)[0])
 
 
 def test_idle_environments_are_not_recorded():

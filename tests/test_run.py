@@ -93,7 +93,7 @@ def test_what_a_run_leaves(run, pointmaze):
 def test_seeds(run, pointmaze, tmp_path):
     assert same(run, train(pointmaze, tmp_path / "same"))
     assert not same(run, train(pointmaze, tmp_path / "other", seed=2))
-    assert same(run, train(pointmaze, tmp_path / "logs", log_freq=7, eval_freq=20, num_eval_envs=2))
+    assert same(run, train(pointmaze, tmp_path / "logs", log_freq=14, eval_freq=20, num_eval_envs=2))
 
 
 @pytest.mark.parametrize("phase, step", [("morse", 17), ("policy", 25), ("policy", 30), ("policy", 59)])
@@ -245,7 +245,7 @@ def test_weights_that_are_not_finite_are_not_saved(pointmaze, tmp_path, monkeypa
     def spoil(agent, *args):
         metrics = original(agent, *args)
         calls.append(1)
-        if len(calls) == 10:
+        if len(calls) == 5:
             agent.actor.net[0].weight.data[0, 0] = float("inf")
         return metrics
 

@@ -34,36 +34,39 @@ def changed(network, before):
     return not all(torch.equal(p, q) for p, q in zip(network.parameters(), before))
 
 
-def test_policy_and_targets_move_only_when_told():
-    agent, data, args, generator = make()
+@pytest.mark.parametrize("frequency", [1, 3])
+def test_delayed_policy_and_targets(frequency):
+    """Each update is `policy_frequency` critic steps and one of policy and targets; the Morse network is frozen."""
+    agent, data, args, generator = make(policy_frequency=frequency, total_timesteps=6, eval_freq=6, log_freq=6)
     names = ("actor", "critic", "target_actor", "target_critic", "morse")
     before = {name: parameters(getattr(agent, name)) for name in names}
-    metrics = update(agent, data, args, generator, False)
-    assert {name for name in before if changed(getattr(agent, name), before[name])} == {"critic"}
-    assert set(metrics) == {"loss/critic"}
-    update(agent, data, args, generator, True)
-    moved = {name for name in before if changed(getattr(agent, name), before[name])}
-    assert moved == {"actor", "critic", "target_actor", "target_critic"}  # the Morse network is frozen
+    metrics = update(agent, data, args, generator)
+    assert {name for name in names if changed(getattr(agent, name), before[name])} == set(names) - {"morse"}
+    assert {"loss/critic", "loss/actor", "policy/weight", "policy/q"} <= set(metrics)
+    for optimizer, steps in (agent.critic_optimizer, frequency), (agent.actor_optimizer, 1):
+        assert all(state["step"] == steps for state in optimizer.state.values())
 
 
-def test_policy_step_leaves_the_critic_alone():
-    agent, data, args, generator = make()
-    snapshots = []
-    for update_policy in (False, True):
-        twin, rng = copy.deepcopy(agent), torch.Generator().manual_seed(3)
-        twin.critic_optimizer = torch.optim.Adam(twin.critic.parameters(), args.critic_learning_rate)
-        twin.actor_optimizer = torch.optim.Adam(twin.actor.parameters(), args.actor_learning_rate)
-        update(twin, data, args, rng, update_policy)
-        snapshots.append((parameters(twin.critic), [p.grad for p in twin.critic.parameters()]))
-    for (values, gradients) in zip(*snapshots):
-        for a, b in zip(values, gradients):
-            torch.testing.assert_close(a, b, rtol=0, atol=0)
+def test_critic_steps_are_those_of_its_loss_alone():
+    """The policy's step neither moves the critic nor leaves a gradient on it; each critic step has a batch of its own."""
+    agent, data, args, generator = make(policy_frequency=2)
+    lone = copy.deepcopy(agent.critic)
+    optimizer, rng = torch.optim.Adam(lone.parameters(), args.critic_learning_rate, fused=True), torch.Generator().manual_seed(0)
+    for _ in range(2):
+        batch = td3_bst.sample(data, args.batch_size, rng, td3_bst.DATA_KEYS)
+        noise = (torch.randn(args.batch_size, K, generator=rng) * args.policy_noise).clamp(-args.noise_clip, args.noise_clip)
+        optimizer.zero_grad()
+        td3_bst.critic_loss(lone, agent.target_critic, agent.target_actor, batch, noise, args.discount).backward()
+        optimizer.step()
+    update(agent, data, args, generator)
+    for ours, theirs in zip(agent.critic.parameters(), lone.parameters()):
+        assert torch.equal(ours, theirs) and torch.equal(ours.grad, theirs.grad)
 
 
 def test_polyak_averaging():
     agent, data, args, generator = make(tau=0.25)
     before = {name: parameters(getattr(agent, name)) for name in ("target_actor", "target_critic")}
-    update(agent, data, args, generator, True)
+    update(agent, data, args, generator)
     for name in ("actor", "critic"):
         for old, now, network in zip(
             before[f"target_{name}"], getattr(agent, f"target_{name}").parameters(), getattr(agent, name).parameters()
@@ -77,19 +80,20 @@ def test_target_noise_is_clipped(monkeypatch):
     original = td3_bst.critic_loss
     monkeypatch.setattr(td3_bst, "critic_loss", lambda *a: seen.append(a[4]) or original(*a))
     agent, data, args, generator = make(policy_noise=0.2, noise_clip=0.3, batch_size=4000)
-    update(agent, data, args, generator, False)
-    assert seen[0].shape == (4000, K) and seen[0].abs().max() == pytest.approx(0.3)
+    update(agent, data, args, generator)
+    assert seen[0].shape == seen[1].shape == (4000, K) and not torch.equal(*seen)
+    assert seen[0].abs().max() == pytest.approx(0.3)
     assert seen[0].std().item() == pytest.approx(0.181, abs=0.005)  # of N(0, 0.2) clipped at 1.5 deviations
 
 
 def test_behaviour_cloning_trains_no_critic():
     agent, data, args, generator = make(q_weight=0.0, weighting="constant")
     before = parameters(agent.critic)
-    metrics = update(agent, data, args, generator, True)
+    metrics = update(agent, data, args, generator)
     assert not changed(agent.critic, before) and set(metrics) == {"policy/bc_error", "loss/actor"}
     first = metrics["policy/bc_error"].mean()
     for _ in range(300):
-        metrics = update(agent, data, args, generator, True)
+        metrics = update(agent, data, args, generator)
     assert metrics["policy/bc_error"].mean() < 0.9 * first
 
 
@@ -121,8 +125,8 @@ def test_same_seed_same_weights():
     for seed in (1, 1, 2):
         agent, data, args, generator = make(seed)
         train_morse(agent, data, args, generator)
-        for step in range(10):
-            update(agent, data, args, generator, step % 2 == 0)
+        for _ in range(5):
+            update(agent, data, args, generator)
         runs.append([p for name in ("actor", "critic", "morse") for p in parameters(getattr(agent, name))])
     assert all(torch.equal(a, b) for a, b in zip(runs[0], runs[1]))
     assert not any(torch.equal(a, b) for a, b in zip(runs[0], runs[2]))
@@ -133,6 +137,5 @@ def test_update_runs_on_meta(weighting):
     """No host synchronisation and no data-dependent shape: `meta` tensors have no values to wait for."""
     agent, data, args, generator = make(device="meta", weighting=weighting)
     train_morse(agent, data, args, generator)
-    for update_policy in (False, True):
-        metrics = update(agent, data, args, generator, update_policy)
+    metrics = update(agent, data, args, generator)
     assert all(value.is_meta for value in metrics.values())

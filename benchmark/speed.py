@@ -1,0 +1,227 @@
+"""How fast an update is on this machine, where its time goes, and how far that is from the machine's matrix products.
+
+    python benchmark/speed.py                                              # every mode of td3_bst.py
+    python benchmark/speed.py --corl ../CORL --jax-corl ../JAX-CORL        # beside the update of other implementations
+
+Random data of two datasets' dimensions, batch 256. All modes take turns within one process, so that what else the machine
+does slows all alike: the ratios are what to look at. Peers are the unmodified files of a clone of theirs (Tarasov et al.,
+CORL; Nishimori, JAX-CORL, which needs jax, flax and optax), with empty stand-ins for packages that their update does not
+use."""
+
+import dataclasses
+import importlib.util
+import sys
+import time
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from unittest.mock import MagicMock
+
+import numpy as np
+import torch
+import tyro
+from torch.profiler import ProfilerActivity, profile
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+ROOT = Path(__file__).resolve().parent.parent
+DIMS = {"hopper": (11, 3), "antmaze": (29, 8)}  # of observations and actions
+ROWS = 1_000_000
+PARTS = {  # share of time, by the name of PyTorch's operation
+    "matrix products": ("aten::mm", "aten::bmm", "aten::addmm", "aten::baddbmm"),
+    "LayerNorm": ("aten::native_layer_norm", "aten::native_layer_norm_backward"),
+    "ReLU": ("aten::clamp_min", "aten::relu", "aten::threshold_backward"),
+    "optimisers": ("aten::_fused_adam_", "Optimizer.step#Adam.step", "Optimizer.zero_grad#Adam.zero_grad"),
+    "sampling": ("aten::index", "aten::randint", "aten::random_", "aten::randn", "aten::normal_"),
+    "target networks": ("aten::_foreach_lerp_", "aten::lerp_"),
+}
+
+
+@dataclasses.dataclass
+class Args:
+    device: str = "cuda" if torch.cuda.is_available() else "cpu"
+    """torch device"""
+    threads: int = 1
+    """CPU threads of PyTorch"""
+    steps: int = 96
+    """gradient steps of a turn, a multiple of 8"""
+    turns: int = 10
+    """turns of each mode, one more to warm up; the median counts"""
+    dims: tuple[str, ...] = tuple(DIMS)
+    """which datasets' dimensions: hopper, antmaze"""
+    precisions: tuple[str, ...] = ("highest", "medium")
+    """values of --matmul-precision to measure"""
+    corl: Path | None = None
+    """clone of tinkoff-ai/CORL to time beside"""
+    jax_corl: Path | None = None
+    """clone of nissymori/JAX-CORL to time beside"""
+
+
+def load(path, *stand_ins):
+    """A Python file as a module, with stand-ins for these packages, which it imports but its update does not use."""
+    for name in stand_ins:
+        sys.modules.setdefault(name, MagicMock())
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)
+    argv, sys.argv = sys.argv, sys.argv[:1]
+    spec.loader.exec_module(module)
+    sys.argv = argv
+    return module
+
+
+def random_data(obs_dim, action_dim):
+    """Transitions as D4RL names them, float32 arrays with a row each."""
+    rng = np.random.default_rng(0)
+    obs, next_obs = rng.standard_normal((2, ROWS, obs_dim), np.float32)
+    actions, rewards = rng.random((ROWS, action_dim), np.float32) * 2 - 1, rng.standard_normal(ROWS, np.float32)
+    names = ("observations", "actions", "rewards", "next_observations", "terminals")
+    return dict(zip(names, (obs, actions, rewards, next_obs, np.zeros(ROWS, np.float32))))
+
+
+def td3_bst(arrays, device, **kwargs):
+    """A function of the number of gradient steps to make, of td3_bst.py with these arguments."""
+    module = load(ROOT / "td3_bst.py")
+    args = module.resolve(module.Args(env_id="hopper-medium-v2", device=str(device), **kwargs))
+    data = {key: torch.from_numpy(array).to(device) for key, array in zip(module.DATA_KEYS, arrays.values())}
+    agent = module.make_agent(arrays["observations"].shape[1], arrays["actions"].shape[1], args, device)
+    generator = torch.Generator(device).manual_seed(0)
+    updates = module.repeat(lambda: module.update(agent, data, args, generator), generator)
+    return lambda steps: [next(updates) for _ in range(steps // args.policy_frequency)]
+
+
+def corl_td3_bc(path, arrays, device):
+    """The same of CORL's td3_bc.py, as its own training loop calls it."""
+    module = load(path / "algorithms/offline/td3_bc.py", "d4rl", "gym", "pyrallis", "wandb")
+    dims = arrays["observations"].shape[1], arrays["actions"].shape[1]
+    buffer = module.ReplayBuffer(*dims, ROWS, str(device))
+    buffer.load_d4rl_dataset(arrays)
+    networks = [module.Actor(*dims, 1.0).to(device), *(module.Critic(*dims).to(device) for _ in range(2))]
+    pairs = [part for network in networks for part in (network, torch.optim.Adam(network.parameters(), lr=3e-4))]
+    trainer = module.TD3_BC(1.0, *pairs, device=str(device))
+    return lambda steps: [trainer.train([x.to(device) for x in buffer.sample(256)]) for _ in range(steps)]
+
+
+def jax_corl_td3_bc(path, arrays, device):
+    """The same of JAX-CORL's td3bc.py, eight jitted updates a call, as its own training loop has them."""
+    import jax
+
+    omegaconf = ModuleType("omegaconf")
+    omegaconf.OmegaConf = SimpleNamespace(from_cli=dict)
+    sys.modules["omegaconf"] = omegaconf
+    module = load(path / "algos/td3bc.py", "d4rl", "distrax", "gym", "wandb", "tqdm")
+    arrays = [arrays[key] for key in ("observations", "actions", "rewards", "next_observations", "terminals")]
+    data = module.Transition(*map(jax.numpy.asarray, arrays))
+    state = module.create_td3bc_train_state(jax.random.PRNGKey(0), arrays[0][0], arrays[1][0], module.config)
+    update, key = jax.jit(module.TD3BC.update_n_times, static_argnums=(3,)), jax.random.PRNGKey(1)
+
+    def train(steps):
+        nonlocal state, key
+        for _ in range(steps // module.config.n_jitted_updates):
+            key, subkey = jax.random.split(key)
+            state, info = update(state, data, subkey, module.config)
+        jax.block_until_ready(info)
+
+    return train
+
+
+def synchronize(device):
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def product_rate(device, precision):
+    """The machine's rate of twin (256, 256) x (256, 256) products, as the critics have them, in FLOP per second."""
+    torch.set_float32_matmul_precision(precision)
+    a, b, bias = torch.randn(2, 256, 256, device=device), torch.randn(2, 256, 256, device=device), torch.randn(2, 1, 256)
+    bias, best = bias.to(device), 0
+    for _ in range(20):
+        synchronize(device)
+        started = time.perf_counter()
+        for _ in range(100):
+            torch.baddbmm(bias, a, b)
+        synchronize(device)
+        best = max(best, 100 * 4 * 256**3 / (time.perf_counter() - started))
+    return best
+
+
+class Bytes(TorchDispatchMode):
+    """Adds up what every operation reads and writes, were nothing cached or fused. Of an index, the rows that it takes."""
+
+    total = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if not func.is_view:
+            inputs = result if func is torch.ops.aten.index.Tensor else (args, kwargs)
+            leaves = torch.utils._pytree.tree_leaves((inputs, result))
+            self.total += sum(x.numel() * x.element_size() for x in leaves if isinstance(x, torch.Tensor) and x.ndim)
+        return result
+
+
+def work(train, steps=2):
+    """Floating-point operations of the matrix products, and bytes, of one gradient step."""
+    with FlopCounterMode(display=False) as flops:
+        train(steps)
+    with Bytes() as moved:
+        train(steps)
+    return flops.get_total_flops() / steps, moved.total / steps
+
+
+def shares(train, steps, device):
+    """Share of the profiled time of each of PARTS; the rest is Python, bookkeeping and small operations."""
+    kind = ProfilerActivity.CUDA if device.type == "cuda" else ProfilerActivity.CPU
+    with profile(activities=[kind]) as profiler:
+        train(steps)
+        synchronize(device)
+    times = {event.key: event.self_cpu_time_total for event in profiler.key_averages()}
+    return {part: sum(times.get(name, 0) for name in names) / sum(times.values()) for part, names in PARTS.items()}
+
+
+def main(args):
+    torch.set_num_threads(args.threads)
+    device = torch.device(args.device)
+    ceilings = {precision: product_rate(device, precision) for precision in args.precisions}
+    for precision, rate in ceilings.items():
+        print(f"matrix products, {precision}: {rate / 1e9:.0f} GFLOP/s")
+    modes = {"TD3-BST": {}, "TD3-BST, critics without LayerNorm": {"critic_layernorm": False}}
+    modes |= {"TD3+BC": {"weighting": "constant"}, "TD3+BC, no LayerNorm": {"weighting": "constant", "critic_layernorm": False}}
+    modes |= {"behaviour cloning": {"weighting": "constant", "q_weight": 0.0}}
+    for name in args.dims:
+        arrays = random_data(*DIMS[name])
+        runs = {}  # name: precision, function of the number of steps
+        if args.corl:
+            runs["CORL td3_bc.py"] = "highest", corl_td3_bc(args.corl, arrays, device)
+        if args.jax_corl:
+            runs["JAX-CORL td3bc.py"] = "highest", jax_corl_td3_bc(args.jax_corl, arrays, device)
+        for precision in args.precisions:
+            for mode, kwargs in modes.items():
+                runs[f"{mode}, {precision}"] = precision, td3_bst(arrays, device, **kwargs)
+        rates = {run: [] for run in runs}
+        for turn in range(args.turns + 1):
+            for run, (precision, train) in runs.items():
+                torch.set_float32_matmul_precision(precision)
+                started = time.perf_counter()
+                train(args.steps)
+                synchronize(device)
+                rates[run].append(args.steps / (time.perf_counter() - started))
+            print(f"\r{name}: turn {turn} of {args.turns}", end="", flush=True)
+        base = np.array(next(iter(rates.values()))[1:])  # the first turn warms up
+        print(f"\n{'updates/s':>9} {'ratio':>6} {'MFLOP':>6} {'MB':>5} {'GFLOP/s':>8} {'of ceiling':>10}  {name}, threads {args.threads}")
+        for run, (precision, train) in runs.items():
+            rate, ratio = np.median(rates[run][1:]), np.median(np.array(rates[run][1:]) / base)
+            columns = f"{rate:9.1f} {ratio:6.2f}"
+            if "jax" not in run.lower() and device.type == "cpu":
+                flops, moved = work(train)
+                columns += f" {flops / 1e6:6.0f} {moved / 1e6:5.1f} {flops * rate / 1e9:8.1f}"
+                columns += f" {flops * rate / ceilings.get(precision, np.nan):10.0%}"
+            else:
+                columns += " " * 33
+            print(f"{columns}  {run}")
+        if device.type == "cpu":
+            for precision in args.precisions:
+                torch.set_float32_matmul_precision(precision)
+                parts = shares(runs[f"TD3-BST, {precision}"][1], args.steps, device)
+                print(f"TD3-BST, {precision}: " + ", ".join(f"{part} {share:.0%}" for part, share in parts.items()))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args, description=__doc__))
