@@ -599,7 +599,8 @@ def repeat(step, generator):
     """Yield what step() returns, for ever. On a GPU, from the fourth time on, by replaying a CUDA graph of it.
 
     A replay launches all kernels of a step at once, which is what a GPU waits for at these batch sizes. `step` must take
-    its random numbers from `generator` and not wait for the device; what it returns is overwritten by the next replay.
+    its random numbers from `generator`, not wait for the device and return tensors without a gradient, whose graph would
+    tie the recorded step to the one before; they are overwritten by the next replay.
     https://docs.pytorch.org/docs/stable/notes/cuda.html#whole-network-capture"""
     if generator.device.type == "cuda":
         stream = torch.cuda.Stream()
@@ -636,7 +637,7 @@ def train_morse(agent, data, args, generator, start=0, after_step=lambda *_: Non
         agent.morse_optimizer.zero_grad()
         loss.backward()
         agent.morse_optimizer.step()
-        return metrics
+        return {name: value.detach() for name, value in metrics.items()}
 
     agent.morse.requires_grad_(True)
     updates = repeat(update_morse, generator)
@@ -673,7 +674,7 @@ def sample(data, batch_size, generator, keys):
 def update(agent, data, args, generator):
     """`policy_frequency` gradient steps of TD3-BST: each of the critics, the last of policy and target networks too.
 
-    Returns metrics of the last step as tensors: nothing waits for the device."""
+    Returns metrics of the last step as tensors, none with a gradient: nothing waits for the device."""
     metrics = {}
     for _ in range(args.policy_frequency):
         batch = sample(data, args.batch_size, generator, DATA_KEYS)
@@ -692,7 +693,7 @@ def update(agent, data, args, generator):
     with torch.no_grad():  # target <- (1 - tau) target + tau network
         for target, network in (agent.target_actor, agent.actor), (agent.target_critic, agent.critic):
             torch._foreach_lerp_(list(target.parameters()), list(network.parameters()), args.tau)
-    return metrics | actor_metrics
+    return {name: value.detach() for name, value in (metrics | actor_metrics).items()}
 
 
 # ---------------------------------------------------------------- a run: arguments, files, main
@@ -795,7 +796,7 @@ def main(args):
         is_eval = phase == "policy" and (step % args.eval_freq == 0 or step == total)
         if step % args.log_freq and step < total and not is_eval:
             return
-        values = {name: value.detach().mean().item() for name, value in latest.items()}
+        values = {name: value.mean().item() for name, value in latest.items()}
         bad = [f"{name} is {value}" for name, value in values.items() if not np.isfinite(value)]
         for name in ("actor", "critic", "morse"):
             if not nn.utils.get_total_norm(getattr(agent, name).parameters()).isfinite():

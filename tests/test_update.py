@@ -43,6 +43,7 @@ def test_delayed_policy_and_targets(frequency):
     metrics = update(agent, data, args, generator)
     assert {name for name in names if changed(getattr(agent, name), before[name])} == set(names) - {"morse"}
     assert {"loss/critic", "loss/actor", "policy/weight", "policy/q"} <= set(metrics)
+    assert not any(value.requires_grad for value in metrics.values())  # a graph kept alive would break a CUDA graph
     for optimizer, steps in (agent.critic_optimizer, frequency), (agent.actor_optimizer, 1):
         assert all(state["step"] == steps for state in optimizer.state.values())
 
@@ -103,8 +104,9 @@ def test_morse_training_separates_data_from_uniform_actions():
     torch.manual_seed(0)
     data = {"observations": torch.randn(1000, 2), "actions": 0.5 + 0.05 * torch.randn(1000, 2), "rewards": torch.zeros(1000)}
     agent, steps = make_agent(2, 2, args, torch.device("cpu")), []
-    train_morse(agent, data, args, torch.Generator().manual_seed(0), 0, lambda *call: steps.append(call[:2]))
-    assert steps == [("morse", step) for step in range(1, 401)]
+    train_morse(agent, data, args, torch.Generator().manual_seed(0), 0, lambda *call: steps.append(call))
+    assert [call[:2] for call in steps] == [("morse", step) for step in range(1, 401)]
+    assert not any(value.requires_grad for value in steps[0][2].values())
     near = agent.morse.certainty(data["observations"], data["actions"]).mean()
     far = agent.morse.certainty(data["observations"], -data["actions"]).mean()
     assert near > 0.9 and far < 0.1
