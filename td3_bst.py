@@ -65,7 +65,7 @@ class Args:
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
     """torch device; unset: cuda if there is one, else cpu"""
     matmul_precision: Literal["highest", "high", "medium"] = "high"
-    """of float32 matrix products, where the device can: high is TF32, medium bfloat16, highest never less than float32"""
+    """of float32 matrix products, where the device can: medium is bfloat16, high is TF32, highest always float32"""
     total_timesteps: int = 1_000_000
     """gradient steps after Morse pre-training"""
     eval_freq: int = 50_000
@@ -425,8 +425,8 @@ def read_minari(dataset, args):
     shapes = (obs_dim,), (action_dim,), (), (obs_dim,), ()
     data = {key: np.empty((dataset.total_steps, *shape), np.float32) for key, shape in zip(DATA_KEYS, shapes)}
     chosen = choose_episodes(dataset.total_episodes, args)
-    parts = np.array_split(dataset.episode_indices[chosen], len(chosen) // 50 + 1)  # each opens and closes the file:
-    episodes = itertools.chain.from_iterable(map(dataset.iterate_episodes, parts))  # HDF5 keeps what it reads until then
+    parts = np.array_split(dataset.episode_indices[chosen], len(chosen) // 50 + 1)  # each opens the file and closes it:
+    episodes = itertools.chain.from_iterable(map(dataset.iterate_episodes, parts))  # HDF5 keeps what it read till then
     for count, episode in enumerate(episodes, 1):
         obs, actions = flatten(obs_space, episode.observations), flatten(action_space, episode.actions)
         keep, terminations = np.ones(len(actions), bool), episode.terminations
@@ -598,9 +598,9 @@ def score_policy(actor, info, args):
 def repeat(step, generator):
     """Yield what step() returns, for ever. On a GPU, from the fourth time on, by replaying a CUDA graph of it.
 
-    A replay launches all kernels of a step at once, which is what a GPU waits for at these batch sizes. `step` must take
-    its random numbers from `generator`, not wait for the device and return tensors without a gradient, whose graph would
-    tie the recorded step to the one before; they are overwritten by the next replay.
+    A replay launches all kernels of a step at once, which is what a GPU waits for at these batch sizes. `step` must
+    take its random numbers from `generator`, not wait for the device and return tensors without a gradient, whose graph
+    would tie the recorded step to the one before; they are overwritten by the next replay.
     https://docs.pytorch.org/docs/stable/notes/cuda.html#whole-network-capture"""
     if generator.device.type == "cuda":
         stream = torch.cuda.Stream()
@@ -696,6 +696,15 @@ def update(agent, data, args, generator):
     return {name: value.detach() for name, value in (metrics | actor_metrics).items()}
 
 
+def train(agent, data, args, generator, done, after_step):
+    """Both phases, each from the step that `done` says, calling after_step(phase, step, metrics)."""
+    if args.weighting == "morse":
+        train_morse(agent, data, args, generator, done["morse"], after_step)
+    updates = repeat(lambda: update(agent, data, args, generator), generator)
+    for step in range(done["policy"], args.total_timesteps, args.policy_frequency):
+        after_step("policy", step + args.policy_frequency, next(updates))
+
+
 # ---------------------------------------------------------------- a run: arguments, files, main
 
 def resolve(args):
@@ -712,7 +721,8 @@ def resolve(args):
                 raise UserError(f"--{name.replace('_', '-')} must be from {floor:.10g} to {ceiling:.10g}, got {x}")
     for name in ("total_timesteps", "eval_freq", "log_freq"):
         if getattr(args, name) % args.policy_frequency:
-            raise UserError(f"--{name.replace('_', '-')} must be a multiple of --policy-frequency, {args.policy_frequency}")
+            rule = f"must be a multiple of --policy-frequency, {args.policy_frequency}"
+            raise UserError(f"--{name.replace('_', '-')} {rule}")
     return args
 
 
@@ -798,8 +808,8 @@ def main(args):
             return
         values = {name: value.mean().item() for name, value in latest.items()}
         bad = [f"{name} is {value}" for name, value in values.items() if not np.isfinite(value)]
-        for name in ("actor", "critic", "morse"):
-            if not nn.utils.get_total_norm(getattr(agent, name).parameters()).isfinite():
+        for name, part in vars(agent).items():
+            if isinstance(part, nn.Module) and not nn.utils.get_total_norm(part.parameters()).isfinite():
                 bad.append(f"a weight of the {name} is not finite")
         if bad:
             advice = f"try a lower learning rate; {checkpoint_file} holds the last good state, if there was one"
@@ -826,11 +836,7 @@ def main(args):
         logged_at = time.time()
 
     try:
-        if args.weighting == "morse":
-            train_morse(agent, data, args, generator, done["morse"], after_step)
-        updates = repeat(lambda: update(agent, data, args, generator), generator)
-        for step in range(done["policy"], args.total_timesteps, args.policy_frequency):
-            after_step("policy", step + args.policy_frequency, next(updates))
+        train(agent, data, args, generator, done, after_step)
     except KeyboardInterrupt:
         sys.exit(f"stopped; to go on from the last checkpoint: python {sys.argv[0]} --resume {run_dir}")
     finally:

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # From a fresh clone to a trained policy: installs into .venv, recreates pointmaze-umaze, trains TD3-BST and behaviour
-# cloning for the same number of steps, and prints both beside a random policy. About 6 minutes on 2 CPU cores.
+# cloning for the same number of steps, and prints both beside a random policy. About 4 minutes on 2 CPU cores.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
