@@ -18,18 +18,22 @@ import tyro
 
 
 RUNNING = {"--env-id", "--seed", "--exp-name", "--runs-dir", "--total-timesteps", "--eval-freq", "--eval-episodes"}
-NAMED = {"--weighting", "--q-weight"}  # flags that `method` puts into words
+NAMED = {"--weighting", "--q-weight", "--policy-extraction"}  # flags that `method` puts into words
 
 
 def method(record):
-    """What a run's arguments make of td3_bst.py, with the flags of its command that change the algorithm."""
+    """What a run's arguments make of its script, with the flags of its command that change the algorithm."""
     args, words = record["args"], shlex.split(record["command"])[2:]
     if args["exp_name"] == "random":
         return "random policy"
-    if args["weighting"] == "morse":
-        name = "TD3-BST" if args["q_weight"] else "Morse-weighted behaviour cloning"
+    if args.get("policy_extraction") == "awr":
+        name = "IQL"
+    elif not args["q_weight"]:
+        name = "Morse-weighted behaviour cloning" if args["weighting"] == "morse" else "behaviour cloning"
+    elif "policy_extraction" in args:
+        name = "IQL-BST" if args["weighting"] == "morse" else "IQL's critics, constant weight"
     else:
-        name = "TD3+BC" if args["q_weight"] else "behaviour cloning"
+        name = "TD3-BST" if args["weighting"] == "morse" else "TD3+BC"
     flags = re.split(r" (?=--)", " ".join(words))
     shown = [flag for flag in flags if flag.partition(" ")[0] not in RUNNING | NAMED]
     return " ".join([name, *(f"`{flag}`" for flag in shown)])

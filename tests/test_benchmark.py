@@ -26,12 +26,17 @@ def test_report(tmp_path):
     write_result(tmp_path, "b", 1, [40.0, 40.0], [5], MORSE + " --temperature 2")
     cloning = MORSE + " --weighting constant --q-weight 0"
     write_result(tmp_path, "c", 1, [0.0, None], [5], cloning, weighting="constant", q_weight=0.0)
+    iql = MORSE.replace("td3_bst", "iql_bst")
+    write_result(tmp_path, "d", 1, [30.0], [5], iql, policy_extraction="bst")
+    write_result(tmp_path, "e", 1, [20.0], [5], iql + " --policy-extraction awr", policy_extraction="awr")
     page = tmp_path / "page.md"
     page.write_text("before\n<!-- results -->\nold\n<!-- /results -->\nafter\n")
     process = run_script("benchmark/report.py", str(tmp_path), "--into", str(page))
     assert "| td3-bst/x-v0 | TD3-BST | 100 | 1, 2 | 60.0 | 70, 50 | 54, 60 | 1.00 | 20 |" in process.stdout
     assert "| td3-bst/x-v0 | TD3-BST `--temperature 2` | 100 | 1 | 40.0 | 40 | 40, 40 | 1.00 | 5 |" in process.stdout
     assert "| td3-bst/x-v0 | behaviour cloning | 100 | 1 |  |  |  | 1.00 | 5 |" in process.stdout
+    assert "| td3-bst/x-v0 | IQL-BST | 50 | 1 | 30.0 |" in process.stdout
+    assert "| td3-bst/x-v0 | IQL | 50 | 1 | 20.0 |" in process.stdout
     assert page.read_text() == f"before\n<!-- results -->\n{process.stdout.strip()}\n<!-- /results -->\nafter\n"
 
 

@@ -1,0 +1,911 @@
+"""IQL-BST: Implicit Q-Learning with Behavioral Supervisor Tuning as its policy improvement, and IQL itself.
+
+Kostrikov et al., "Offline Reinforcement Learning with Implicit Q-Learning", arXiv 2110.06169, and Srinivasan &
+Knottenbelt, "Offline Reinforcement Learning with Behavioral Supervisor Tuning", arXiv 2404.16399.
+
+Values and critics are IQL's, and never see an action that is not in the data; Q' are Polyak averages of the critics:
+    L(V)   = E_D[|tau - 1(u < 0)| * u^2],  u = min_i Q'_i(s, a) - V(s)
+    L(Q_i) = E_D[(r + gamma * (1 - d) * V(s') - Q_i(s, a))^2]
+The policy is deterministic and clones behaviour where its action leaves the support of the data, by the certainty M of
+a Morse network that is trained first; with --policy-extraction awr it is IQL's Gaussian, and the file is IQL:
+    bst:   E_D[-Q_1(s, pi(s)) / mean |Q_1| + (exp((1 - M(s, pi(s))) / mu) - 1) * ||pi(s) - a||^2]
+    awr:   E_D[-min(exp(beta * A), 100) * log pi(a | s)],  A = min_i Q'_i(s, a) - V(s)
+
+    python iql_bst.py --env-id antmaze-large-diverse                           # IQL-BST
+    python iql_bst.py --env-id antmaze-large-diverse --policy-extraction awr   # IQL
+    python iql_bst.py --env-id pen-human --weighting constant                  # TD3+BC's policy on IQL's critics
+    python iql_bst.py --resume runs/RUN                                        # go on after Ctrl-C or a kill
+    python iql_bst.py --evaluate runs/RUN                                      # evaluate the saved policy again
+"""
+
+import contextlib
+import copy
+import dataclasses
+import difflib
+import itertools
+import json
+import os
+import re
+import shlex
+import shutil
+import sys
+import time
+import urllib.request
+from importlib.metadata import version
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Literal
+
+import gymnasium as gym
+import h5py
+import minari
+import numpy as np
+import torch
+import tyro
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.tensorboard import SummaryWriter
+
+gym.logger.min_level = gym.logger.ERROR  # Gymnasium calls the environments that the datasets need out of date
+import gymnasium_robotics  # noqa: E402
+
+gym.register_envs(gymnasium_robotics)
+
+
+@dataclasses.dataclass
+class Args:
+    # ---- experiment ----
+    env_id: str = "pointmaze-umaze"
+    """dataset: a D4RL name (antmaze-large-diverse, hopper-medium-v2, pen-human), a Minari id, or a D4RL-format .hdf5"""
+    eval_env_id: str | None = None
+    """Gymnasium id of the evaluation environment; unset: the dataset's own, and no evaluation where it has none"""
+    exp_name: str = Path(__file__).stem
+    """name of the experiment, part of the run's folder name"""
+    seed: int = 1
+    """seed of initial weights, batches, noise and evaluation episodes"""
+    device: str = "cuda" if torch.cuda.is_available() else "cpu"
+    """torch device; unset: cuda if there is one, else cpu"""
+    matmul_precision: Literal["highest", "high", "medium"] = "high"
+    """of float32 matrix products, where the device can: medium is bfloat16, high is TF32, highest always float32"""
+    total_timesteps: int = 1_000_000
+    """gradient steps after Morse pre-training"""
+    eval_freq: int = 50_000
+    """gradient steps between evaluations; the last step is always evaluated"""
+    eval_episodes: int | None = None
+    """complete episodes per evaluation, each with a seed of its own"""
+    num_eval_envs: int = 10
+    """environments stepped together in an evaluation; does not change what is evaluated"""
+    log_freq: int = 1_000
+    """steps between log entries, each with a check that the losses are finite and a checkpoint"""
+    dataset_fraction: float = 1.0
+    """share of the dataset's episodes to train on, in (0, 1], drawn at random by seed"""
+    runs_dir: str = "runs"
+    """folder that the run's own folder is made in"""
+    resume: str | None = None
+    """run folder to go on with; other arguments must be those it was started with"""
+    evaluate: str | None = None
+    """run folder whose saved policy to evaluate again, without training; takes --seed, --device and --eval-episodes"""
+
+    # ---- data ----
+    normalize_obs: bool = True
+    """scale observations to mean 0 and deviation 1 per dimension of the dataset (ours, as in TD3+BC)"""
+    reward_shift: float | None = None
+    """added to every reward of the data"""
+    reward_scale: float = 1.0
+    """multiplies every reward of the data, after the shift"""
+
+    # ---- IQL (arXiv 2110.06169; defaults are its own where not said otherwise) ----
+    discount: float | None = None
+    """gamma, in [0, 1)"""
+    expectile: float | None = None
+    """tau of the value's loss, in (0, 1): 0.5 is the mean over the data's actions, towards 1 their maximum"""
+    tau: float = 0.005
+    """Polyak step of the target critics, in (0, 1]"""
+    batch_size: int = 256
+    """transitions per gradient step"""
+    actor_learning_rate: float = 3e-4
+    """Adam step size of the policy at the start; a cosine takes it to 0 over total_timesteps"""
+    critic_learning_rate: float = 3e-4
+    """Adam step size of the critics"""
+    value_learning_rate: float = 3e-4
+    """Adam step size of the value network"""
+    actor_hidden_dims: tuple[int, ...] = (256, 256)
+    """widths of the policy's ReLU layers"""
+    critic_hidden_dims: tuple[int, ...] = (256, 256)
+    """widths of each critic's ReLU layers"""
+    value_hidden_dims: tuple[int, ...] = (256, 256)
+    """widths of the value network's ReLU layers"""
+    critic_layernorm: bool = False
+    """LayerNorm, without affine parameters, before each ReLU of the critics"""
+    normalize_returns: bool | None = None
+    """multiply rewards by 1000 / (largest - smallest return of the data's episodes)"""
+    policy_frequency: int = 1
+    """steps of values and critics per step of the policy"""
+
+    # ---- Morse network ----
+    morse_steps: int = 20_000
+    """gradient steps of its pre-training (ours)"""
+    morse_batch_size: int = 256
+    """states per step (ours)"""
+    morse_hidden_dims: tuple[int, ...] = (256, 256, 256)
+    """widths of its ReLU layers (ours)"""
+    morse_learning_rate: float = 1e-3
+    """Adam step size (ours)"""
+    num_uniform: int = 1
+    """uniform actions per state in the second term of its loss (ours)"""
+    uniform_weight: float = 1.0
+    """weight of that term; 1 is the paper's"""
+    kernel: Literal["rbf", "rq"] = "rbf"
+    """M at distance d: rbf exp(-lambda^2 d^2 / 2), the paper's, or rq (1 + lambda^2 d^2 / (2 r))^-r, heavier-tailed"""
+    rq_shape: float = 1.0
+    """r of the rational quadratic kernel, > 0"""
+    kernel_scale_factor: float = 0.5
+    """lambda = factor * k, k action dimensions; larger trusts less around the data; k/2 is the paper's for AntMaze"""
+
+    # ---- policy objective ----
+    policy_extraction: Literal["bst", "awr"] = "bst"
+    """bst, the paper's objective with a deterministic policy, or awr, IQL's weighted regression of a Gaussian one"""
+    inverse_temperature: float | None = None
+    """beta of awr, > 0: small clones behaviour, large follows the advantage"""
+    max_awr_weight: float = 100.0
+    """bound of exp(beta A)"""
+    weighting: Literal["morse", "constant"] = "morse"
+    """weight of the squared error: exp((1 - M) / mu) - 1, the paper's, or a constant one"""
+    temperature: float | None = None
+    """mu: the weight runs from 0 where M is 1 to exp(1/mu) - 1 where M is 0; >= 1/80, below which float32 overflows"""
+    detach_weight: bool = True
+    """whether the weight is a coefficient (ours: the paper does not say) or the gradient also flows through it"""
+    constant_weight: float = 0.4
+    """with constant weighting, the weight of the squared error averaged over action dimensions; 1/2.5 is TD3+BC's"""
+    q_weight: float = 1.0
+    """weight of the critic's term in bst; 1 is the paper's; 0 is behaviour cloning"""
+
+
+# What fills the fields left unset: the row whose pattern is the first to be found in the dataset's name. IQL's paper
+# gives expectile, inverse_temperature and the scale of rewards on AntMaze, Adroit and locomotion; the rest is ours.
+DOMAIN_FIELDS = (
+    "discount", "reward_shift", "normalize_returns", "expectile", "inverse_temperature", "temperature", "eval_episodes"
+)
+DOMAINS = {
+    "antmaze": ("antmaze", 0.99, -1.0, False, 0.9, 10.0, 0.5, 100),
+    "pointmaze": ("pointmaze", 0.99, -1.0, False, 0.9, 10.0, 0.5, 100),
+    "adroit": (r"\b(pen|door|hammer|relocate)\b", 0.99, 0.0, False, 0.7, 0.5, 0.5, 10),
+    "locomotion": ("halfcheetah|hopper|walker2d|mujoco", 0.99, 0.0, True, 0.7, 3.0, 0.5, 10),
+    "other": ("", 0.99, 0.0, False, 0.7, 3.0, 0.5, 10),
+}
+DATA_KEYS = ("observations", "actions", "rewards", "next_observations", "terminations")
+
+
+def domain_of(env_id):
+    """The name of a dataset's row of DOMAINS."""
+    text = Path(env_id).name if env_id.endswith((".hdf5", ".h5")) else env_id
+    return next(name for name, (pattern, *_) in DOMAINS.items() if re.search(pattern, text.lower()))
+
+
+class UserError(Exception):
+    """Something for the user to mend. The message says what is wrong and what to do about it."""
+
+
+@contextlib.contextmanager
+def explain(problem, advice):
+    """Raise whatever is raised inside as a UserError that says what failed, why, and what to do about it."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{problem} ({error!r}); {advice}") from error
+
+
+# ---------------------------------------------------------------- networks
+
+def mlp(*dims):
+    """A ReLU network with layers of these widths, input and output included."""
+    layers = [layer for i, o in zip(dims, dims[1:]) for layer in (nn.Linear(i, o), nn.ReLU())]
+    return nn.Sequential(*layers[:-1])
+
+
+class Actor(nn.Module):
+    """Deterministic policy pi(s): (batch, obs_dim) -> (batch, action_dim) in [-1, 1]."""
+
+    def __init__(self, obs_dim, action_dim, hidden_dims=(256, 256)):
+        super().__init__()
+        self.net = mlp(obs_dim, *hidden_dims, action_dim)
+
+    def forward(self, obs):
+        return torch.tanh(self.net(obs))
+
+
+class Critic(nn.Module):
+    """Twin Q(s, a), both in one batched product: (batch, obs_dim), (batch, action_dim) -> (2, batch)."""
+
+    def __init__(self, obs_dim, action_dim, hidden_dims=(256, 256), layernorm=True):
+        super().__init__()
+        dims = [obs_dim + action_dim, *hidden_dims, 1]
+        pairs = list(zip(dims, dims[1:]))  # each layer starts as nn.Linear does, uniform up to 1 / sqrt(inputs)
+        self.weights = nn.ParameterList(torch.empty(2, i, o).uniform_(-(i**-0.5), i**-0.5) for i, o in pairs)
+        self.biases = nn.ParameterList(torch.empty(2, 1, o).uniform_(-(i**-0.5), i**-0.5) for i, o in pairs)
+        self.layernorm = layernorm
+
+    def forward(self, obs, action, twins=2):
+        """Values of the first `twins` critics, (twins, batch)."""
+        x = torch.cat([obs, action], -1).expand(twins, -1, -1)  # (twins, batch, obs_dim + action_dim)
+        *hidden, (weight, bias) = zip(self.weights, self.biases)
+        for w, b in hidden:
+            x = torch.baddbmm(b[:twins], x, w[:twins])  # (twins, batch, width)
+            x = F.relu(F.layer_norm(x, x.shape[-1:]) if self.layernorm else x)
+        return (x * weight[:twins].mT).sum(-1) + bias[:twins, 0]  # the same product, but fast with one column
+
+
+class MorseNetwork(nn.Module):
+    """Uncertainty model over state-action pairs (Dherin et al. 2023; Srinivasan & Knottenbelt 2024).
+
+    `forward` is f(s, a): (..., obs_dim), (..., action_dim) -> (..., action_dim), whose target is a itself.
+    `kernel_scale` is lambda, in units of 1 / action; unset, half the action dimension."""
+
+    def __init__(self, obs_dim, action_dim, hidden_dims=(256, 256, 256), kernel_scale=None, kernel="rbf", rq_shape=1.0):
+        super().__init__()
+        self.net = mlp(obs_dim + action_dim, *hidden_dims, action_dim)
+        self.kernel_scale = action_dim / 2 if kernel_scale is None else kernel_scale
+        self.kernel, self.rq_shape = kernel, rq_shape
+
+    def forward(self, obs, action):
+        return self.net(torch.cat([obs, action], -1))
+
+    def neg_log_certainty(self, obs, action):
+        """-log M(s, a) >= 0 in closed form, (...,): lambda^2 d^2 / 2 (rbf) or r log1p(lambda^2 d^2 / (2 r)) (rq)."""
+        half = 0.5 * self.kernel_scale**2 * (self(obs, action) - action).square().sum(-1)
+        return half if self.kernel == "rbf" else self.rq_shape * torch.log1p(half / self.rq_shape)
+
+    def certainty(self, obs, action):
+        """M(s, a) in (0, 1], (...,)."""
+        return torch.exp(-self.neg_log_certainty(obs, action))
+
+
+# ---------------------------------------------------------------- losses
+
+def morse_loss(morse, obs, action, uniform_action, uniform_weight=1.0):
+    """L(f) and its parts, on obs (batch, obs_dim), action (batch, k), uniform_action (batch, num_uniform, k)."""
+    neg_log_certainty = morse.neg_log_certainty(obs, action)  # (batch,)
+    states = obs.unsqueeze(1).expand(-1, uniform_action.shape[1], -1)  # (batch, num_uniform, obs_dim)
+    uniform_certainty = morse.certainty(states, uniform_action)  # (batch, num_uniform)
+    loss = neg_log_certainty.mean() + uniform_weight * uniform_certainty.mean()  # E_D[-log M(s, a)] + E_D,U[M(s, u)]
+    metrics = {"certainty/data": torch.exp(-neg_log_certainty), "certainty/uniform": uniform_certainty}
+    return loss, metrics | {"loss/morse": loss}
+
+
+def value_loss(value, target_critic, batch, expectile):
+    """IQL's expectile regression of the value network, mapping obs to (batch, 1), on the target critics."""
+    with torch.no_grad():
+        q = target_critic(batch["observations"], batch["actions"]).min(0).values  # min_i Q'_i(s, a), (batch,)
+    u = q - value(batch["observations"]).squeeze(-1)  # (batch,)
+    return ((expectile - (u < 0).to(u)).abs() * u.square()).mean()  # E_D[|tau - 1(u < 0)| u^2]
+
+
+def critic_loss(critic, value, batch, discount):
+    """IQL's critic loss, summed over the twins: no action outside the data."""
+    with torch.no_grad():
+        next_value = value(batch["next_observations"]).squeeze(-1)  # (batch,)
+        target = batch["rewards"] + discount * (1 - batch["terminations"]) * next_value  # r + gamma (1 - d) V(s')
+    q = critic(batch["observations"], batch["actions"])  # (2, batch), against a target of (batch,)
+    return (q - target).square().mean(1).sum()  # sum_i E_D[(Q_i(s, a) - target)^2]
+
+
+def actor_loss(actor, critic, morse, batch, args):
+    """L(pi) of TD3-BST and its parts; of TD3+BC and behaviour cloning too, by args.weighting and args.q_weight."""
+    obs, action = batch["observations"], batch["actions"]
+    pi = actor(obs)
+    error = (pi - action).square().sum(-1)  # ||pi(s) - a||^2, (batch,)
+    metrics = {"policy/bc_error": error}
+    weight = args.constant_weight / action.shape[-1]
+    if args.weighting == "morse":
+        certainty = morse.certainty(obs, pi.detach() if args.detach_weight else pi)  # M(s, pi(s)), (batch,)
+        weight = torch.expm1((1 - certainty) / args.temperature)  # exp((1 - M) / mu) - 1, (batch,)
+        metrics |= {"certainty/policy": certainty, "policy/weight": weight}
+    loss = (weight * error).mean()  # E_D[weight * ||pi(s) - a||^2]
+    if args.q_weight > 0:
+        q = critic(obs, pi, twins=1)[0]  # (batch,)
+        loss = loss - args.q_weight * q.mean() / q.abs().mean().detach()  # E_D[-Q(s, pi(s)) / Z_Q], Z_Q = mean |Q|
+        metrics["policy/q"] = q
+    return loss, metrics | {"loss/actor": loss}
+
+
+def awr_loss(actor, log_std, value, target_critic, batch, args):
+    """IQL's policy loss and its parts, of a Gaussian: its mean is the actor's, its log_std (k,) the same in all states."""
+    obs, action = batch["observations"], batch["actions"]
+    with torch.no_grad():
+        advantage = target_critic(obs, action).min(0).values - value(obs).squeeze(-1)  # A, (batch,)
+        weight = torch.exp(args.inverse_temperature * advantage).clamp(max=args.max_awr_weight)  # (batch,)
+    pi = actor(obs)
+    log_prob = torch.distributions.Normal(pi, log_std.clamp(-5, 2).exp(), validate_args=False).log_prob(action).sum(-1)
+    loss = -(weight * log_prob).mean()  # E_D[-min(exp(beta A), 100) log pi(a | s)]
+    metrics = {"policy/weight": weight, "policy/advantage": advantage, "loss/actor": loss}
+    return loss, metrics | {"policy/bc_error": (pi - action).square().sum(-1)}
+
+
+# ---------------------------------------------------------------- data
+
+SHORT_NAMES = [  # D4RL's datasets in Minari: "pen-human" is the newest D4RL/pen/human-vN
+    "antmaze-umaze",
+    *(f"antmaze-{kind}" for kind in ("umaze-diverse", "medium-play", "medium-diverse", "large-play", "large-diverse")),
+    *(f"pointmaze-{maze}{rewards}" for maze in ("open", "umaze", "medium", "large") for rewards in ("", "-dense")),
+    *(f"{task}-{source}" for task in ("pen", "door", "hammer", "relocate") for source in ("human", "cloned", "expert")),
+    *(f"kitchen-{tasks}" for tasks in ("complete", "partial", "mixed")),
+]
+ROBOTS = {  # environment to evaluate in, returns of a random and of an expert policy (Fu et al., arXiv 2004.07219)
+    "halfcheetah": ("HalfCheetah-v4", -280.178953, 12135.0),
+    "hopper": ("Hopper-v4", -20.272305, 3234.3),
+    "walker2d": ("Walker2d-v4", 1.629008, 4592.3),
+}
+QUALITIES = ("random", "medium", "expert", "medium-replay", "medium-expert", "full-replay")
+LOCOMOTION = {f"{robot}-{quality}-v2": row for robot, row in ROBOTS.items() for quality in QUALITIES}
+D4RL_URL = "http://rail.eecs.berkeley.edu/datasets/offline_rl/gym_mujoco_v2"
+GOAL_RADIUS = 0.45  # metres at which Gymnasium-Robotics' mazes count the goal as reached
+
+
+def locate_minari(env_id):
+    """Id of a local Minari dataset for a short name or a Minari id, downloaded if it is not there. Raises UserError."""
+    is_short = re.sub(r"-v\d+$", "", env_id) in SHORT_NAMES
+    name = "D4RL/" + env_id.replace("-", "/", 1) if is_short else env_id
+
+    def pick(dataset_ids):  # the one called so or, where `name` has no version, the newest
+        matches = [i for i in dataset_ids if name in (i, i.rpartition("-v")[0])]
+        return max(matches, key=lambda i: int(i.rpartition("-v")[2]), default=None)
+
+    root = minari.storage.get_dataset_path()
+    with explain(f"cannot list the datasets in {root}", "move what is no Minari dataset out of it"):
+        local = minari.list_local_datasets(compatible_minari_version=True)
+    dataset_id = pick(local)
+    if not dataset_id and "/" in name:
+        advice = f"download it elsewhere (`minari download {name}`) and copy its folder below {root}"
+        if maze := re.search(r"(pointmaze-(umaze|medium|large))(-v\d+)?$", env_id):
+            advice = f"recreate it: `python benchmark/make_dataset.py {maze[1]}`, then --env-id td3-bst/{maze[1]}-v0"
+        print(f"{name} is not in {root}: asking Minari's remote ...", flush=True)
+        with explain(f"{name} is not in {root} and cannot be downloaded", advice):
+            dataset_id = pick(minari.list_remote_datasets(prefix=name, compatible_minari_version=True))
+            try:
+                if dataset_id:
+                    minari.download_dataset(dataset_id, force_download=True)
+            except BaseException:
+                shutil.rmtree(root / dataset_id, ignore_errors=True)  # half a dataset would be taken for a whole one
+                raise
+    if not dataset_id:
+        near = difflib.get_close_matches(env_id, [*SHORT_NAMES, *LOCOMOTION, *local], n=3, cutoff=0.5)
+        raise UserError(f"there is no dataset {env_id!r}; near matches: {', '.join(near) or 'none; see the README'}")
+    return dataset_id
+
+
+def locate_locomotion(env_id):
+    """Path of D4RL's file of this name where the D4RL package keeps it, downloaded if not there. Raises UserError."""
+    folder = Path(os.environ.get("D4RL_DATASET_DIR", Path.home() / ".d4rl" / "datasets"))
+    path = folder / (env_id.removesuffix("-v2").replace("-", "_") + "-v2.hdf5")
+    if not path.exists():
+        url, part = f"{D4RL_URL}/{path.name}", path.with_suffix(".part")
+        print(f"downloading {url} to {path} ...", flush=True)
+        with explain(f"cannot download {url}", f"put the file at {path} by hand"):
+            folder.mkdir(parents=True, exist_ok=True)
+            with urllib.request.urlopen(url, timeout=30) as response, open(part, "wb") as file:
+                shutil.copyfileobj(response, file)
+            h5py.File(part, "r").close()  # a file cut short does not open
+            part.replace(path)
+    return path
+
+
+def choose_episodes(num_episodes, args):
+    """Sorted numbers of the `dataset_fraction` of the episodes, drawn by seed, at least one. Raises UserError."""
+    if not num_episodes:
+        raise UserError(f"{args.env_id} is empty: it has no complete episode")
+    count = max(1, round(args.dataset_fraction * num_episodes))
+    return np.sort(np.random.default_rng(args.seed).permutation(num_episodes)[:count])
+
+
+def read_hdf5(path, args):
+    """Transitions of a D4RL-format file: DATA_KEYS to float32 arrays with a row each. Raises UserError.
+
+    Without next_observations the next one is the following row's (a terminal row's own: it is not used), and the last
+    row of an episode that did not end in a terminal is dropped: what followed it is not stored."""
+    with h5py.File(path, "r") as file:
+        has_next = "next_observations" in file
+        ends = terminals = file["terminals"][:].reshape(-1).astype(bool)
+        if not has_next or "timeouts" in file:  # without next_observations, one must know where episodes end
+            ends = terminals | file["timeouts"][:].reshape(-1).astype(bool)
+        episode = np.cumsum(ends) - ends  # (length,), number of each row's episode
+        keep = np.isin(episode, choose_episodes(episode[-1] + 1 if ends.any() else 0, args))
+        if not has_next:
+            keep &= terminals | ~np.append(ends[:-1], True)
+        keep = np.flatnonzero(keep)
+
+        def read(key, *shape):  # converted while read: no copy in the file's own precision
+            return file[key].astype(np.float32)[:].reshape(len(ends), *shape)
+
+        obs = read("observations", -1)
+        next_obs = read("next_observations", *obs.shape[1:])[keep] if has_next else obs[keep + ~terminals[keep]]
+        dones = terminals[keep].astype(np.float32)
+        return dict(zip(DATA_KEYS, (obs[keep], read("actions", -1)[keep], read("rewards")[keep], next_obs, dones)))
+
+
+def flatten(space, values):
+    """Stored values of a space to (length, dim), in the order of Gymnasium's FlattenObservation. Raises UserError."""
+    if isinstance(space, gym.spaces.Dict):
+        return np.concatenate([flatten(subspace, values[key]) for key, subspace in space.items()], -1)
+    if not isinstance(space, gym.spaces.Box):
+        raise UserError(f"{space} is not supported: it is not continuous, that is, a box of numbers or a dict of them")
+    return np.asarray(values, np.float32).reshape(len(values), -1)
+
+
+def maze_episode(obs, terminations):
+    """Which transitions of a goal maze's episode to keep, and which of those are terminal: boolean arrays (length,).
+
+    The first success is terminal, and what follows it is dropped until the goal or the episode changes. A transition
+    within which the goal changes starts from an observation with the old goal, and is dropped as well."""
+    goal = np.asarray(obs["desired_goal"])  # (length + 1, 2)
+    stale = (goal[1:] != goal[:-1]).any(-1)  # (length,)
+    success = np.linalg.norm(obs["achieved_goal"][1:] - goal[1:], axis=-1) <= GOAL_RADIUS  # (length,)
+    hits = np.cumsum(success & ~stale)  # (length,), successes up to each transition
+    earlier = np.maximum.accumulate(np.where(stale, hits, 0))  # (length,), those before the present goal's time
+    keep = ~stale & (hits - success == earlier)
+    return keep, success | terminations
+
+
+def read_minari(dataset, args):
+    """Transitions of a Minari dataset: DATA_KEYS to float32 arrays with a row each. Raises UserError.
+
+    Episodes hold one observation more than actions; no next observation is built across an episode's end."""
+    obs_space, action_space, used = dataset.observation_space, dataset.action_space, 0
+    names = f"{args.env_id} {dataset.env_spec}".lower()
+    is_maze = isinstance(obs_space, gym.spaces.Dict) and re.search("antmaze|pointmaze", names)
+    obs_dim, action_dim = gym.spaces.flatdim(obs_space), gym.spaces.flatdim(action_space)
+    shapes = (obs_dim,), (action_dim,), (), (obs_dim,), ()
+    data = {key: np.empty((dataset.total_steps, *shape), np.float32) for key, shape in zip(DATA_KEYS, shapes)}
+    chosen = choose_episodes(dataset.total_episodes, args)
+    parts = np.array_split(dataset.episode_indices[chosen], len(chosen) // 50 + 1)  # each opens the file and closes it:
+    episodes = itertools.chain.from_iterable(map(dataset.iterate_episodes, parts))  # HDF5 keeps what it read till then
+    for count, episode in enumerate(episodes, 1):
+        obs, actions = flatten(obs_space, episode.observations), flatten(action_space, episode.actions)
+        keep, terminations = np.ones(len(actions), bool), episode.terminations
+        if is_maze:
+            keep, terminations = maze_episode(episode.observations, terminations)
+        rows = slice(used, used := used + np.count_nonzero(keep))
+        for key, values in zip(DATA_KEYS, (obs[:-1], actions, episode.rewards, obs[1:], terminations)):
+            data[key][rows] = values[keep]
+        if count % 500 == 0 or count == len(chosen):
+            print(f"\rread {count:,} of {len(chosen):,} episodes", end="\n" if count == len(chosen) else "", flush=True)
+    return {key: values[:used] for key, values in data.items()}
+
+
+def evaluation_env(env_id, dataset=None):
+    """Environment to evaluate in: `env_id`, else the Minari dataset's, else None. Raises UserError.
+
+    In a maze an episode ends at the first success, within the registered time limit, between the data's walls: Minari's
+    AntMaze umaze evaluates on a map mirrored against the data's (Minari issue 304), and so is mirrored back."""
+    metadata = dataset.storage.metadata if dataset else {}
+    if not (env_id or metadata.get("eval_env_spec") or metadata.get("env_spec")):
+        return None
+    with explain("cannot make the evaluation environment", "pass another --eval-env-id"):
+        env = gym.make(env_id) if env_id else dataset.recover_environment(eval_env=True)
+        spec = env.spec
+        if "maze_map" not in spec.kwargs:
+            return env
+        maze = np.array(spec.kwargs["maze_map"], dtype=object)
+        data_kwargs = dataset.env_spec.kwargs if dataset and dataset.env_spec else {}
+        walls = np.array(data_kwargs.get("maze_map", maze), dtype=object) == 1
+        mirrors = [maze, maze[:, ::-1], maze[::-1], maze[::-1, ::-1]]
+        fitting = [mirror for mirror in mirrors if np.array_equal(mirror == 1, walls)]
+        if not fitting:
+            raise UserError("the evaluation maze has other walls than the data's; pass another --eval-env-id")
+        if fitting[0] is not maze:
+            print("the evaluation maze is mirrored, start and goal with it, to have the data's walls")
+        spec.kwargs |= {"maze_map": fitting[0].tolist(), "continuing_task": False}
+        spec.max_episode_steps = gym.spec(spec.id).max_episode_steps
+        return gym.make(spec)
+
+
+def check(dataset_id, arrays, obs_space, action_space, env):
+    """Raise UserError unless there is data, finite, its actions in bounds, and `env`, if any, has the same spaces."""
+
+    def outline(space):
+        return {k: outline(v) for k, v in space.items()} if isinstance(space, gym.spaces.Dict) else space.shape
+
+    if not len(arrays["rewards"]):
+        raise UserError(f"{dataset_id} is empty: it has no transition that can be used")
+    for key, array in arrays.items():
+        if bad := array.size - np.count_nonzero(np.isfinite(array)):
+            raise UserError(f"{dataset_id} has {bad} NaN or infinite values in {key}; repair or drop those rows")
+    is_box = isinstance(action_space, gym.spaces.Box) and action_space.dtype.kind == "f" and action_space.is_bounded()
+    if not (is_box and len(action_space.shape) == 1 and (action_space.low < action_space.high).all()):
+        raise UserError(f"actions of {dataset_id} are {action_space}, not continuous vectors with finite bounds")
+    advice = "pass --eval-env-id of the environment that the data is from"
+    if env and outline(env.observation_space) != outline(obs_space):
+        raise UserError(f"{env.spec.id} observes {env.observation_space}, the data {obs_space}; {advice}")
+    if env and not np.array_equal([env.action_space.low, env.action_space.high], [action_space.low, action_space.high]):
+        raise UserError(f"{env.spec.id} takes actions {env.action_space}, the data {action_space}; {advice}")
+    lowest, highest = arrays["actions"].min(0), arrays["actions"].max(0)  # (k,)
+    excess = max((action_space.low - lowest).max(), (highest - action_space.high).max())
+    if excess > 1e-4:  # more than rounding
+        raise UserError(f"{dataset_id} has actions up to {excess:.3g} outside {action_space}; scale or clip them")
+
+
+def load_dataset(args, device):
+    """The transitions to train on, and what acting and scoring need to know. Raises UserError.
+
+    Returns `data`, float32 tensors on the device: observations and next_observations (N, obs_dim), normalised if so
+    asked; actions (N, k) in [-1, 1]; rewards (N,), shifted and scaled; terminations (N,), 1 where nothing follows. And
+    `info`: the dataset's id, observation statistics (obs_dim,), action bounds (k,), the evaluation environment's spec
+    as JSON (None: there is none), whether it is a maze, the returns that score 0 and 100 (None: unknown)."""
+    if args.env_id.endswith((".hdf5", ".h5")) or args.env_id in LOCOMOTION:
+        robot_env_id, *ref_scores = LOCOMOTION.get(args.env_id, (None, None, None))
+        dataset_id = str(locate_locomotion(args.env_id) if robot_env_id else args.env_id)
+        with explain(f"cannot read {dataset_id}", "if it is cut short or of another format, get it again"):
+            arrays = read_hdf5(dataset_id, args)
+        env = evaluation_env(args.eval_env_id or robot_env_id)
+        obs_space = gym.spaces.Box(-np.inf, np.inf, arrays["observations"].shape[1:])
+        action_space = gym.spaces.Box(-1, 1, arrays["actions"].shape[1:])
+        if env and env.action_space.shape == action_space.shape:
+            action_space = env.action_space  # the file does not say what the bounds are
+    else:
+        dataset_id = locate_minari(args.env_id)
+        path = minari.storage.get_dataset_path(dataset_id)
+        with explain(f"cannot read {dataset_id}", f"if it is damaged, delete {path} and get it again"):
+            dataset = minari.load_dataset(dataset_id)
+            obs_space, action_space = dataset.observation_space, dataset.action_space
+            ref_scores = [dataset.storage.metadata.get(key) for key in ("ref_min_score", "ref_max_score")]
+            env = evaluation_env(args.eval_env_id, dataset)
+            arrays = read_minari(dataset, args)
+    check(dataset_id, arrays, obs_space, action_space, env)
+
+    data = {key: torch.from_numpy(array).to(device) for key, array in arrays.items()}
+    low, high = (torch.as_tensor(x, dtype=torch.float32, device=device) for x in (action_space.low, action_space.high))
+    data["actions"].sub_(low).mul_(2 / (high - low)).sub_(1).clamp_(-1, 1)
+    data["rewards"].add_(args.reward_shift).mul_(args.reward_scale)
+    std, mean = torch.std_mean(data["observations"], dim=0, correction=0)
+    std = torch.where(std < 1e-3, 1.0, std)  # what is constant in the data, such as a fixed goal, is not scaled
+    if not args.normalize_obs:
+        std, mean = torch.ones_like(std), torch.zeros_like(mean)
+    for key in ("observations", "next_observations"):
+        data[key].sub_(mean).div_(std)
+    info = {"dataset_id": dataset_id, "obs_mean": mean, "obs_std": std, "action_low": low, "action_high": high}
+    info |= {"env_spec": env.spec.to_json() if env else None, "is_maze": bool(env and "maze_map" in env.spec.kwargs)}
+    return data, info | {"ref_scores": ref_scores}
+
+
+def normalize_returns(data):
+    """Scale data["rewards"] in place by 1000 / (largest - smallest return of an episode), as IQL does on locomotion.
+
+    As there, an episode ends with a terminal or where the next row goes on from elsewhere."""
+    gap = (data["next_observations"][:-1] - data["observations"][1:]).norm(dim=-1) > 1e-6  # (N - 1,)
+    ends = (data["terminations"] > 0) | F.pad(gap, (0, 1), value=True)  # (N,)
+    episode = ends.cumsum(0) - ends.long()  # (N,), number of each row's episode
+    returns = torch.zeros(int(episode[-1]) + 1, device=ends.device).index_add_(0, episode, data["rewards"])
+    spread = returns.max() - returns.min()
+    data["rewards"].mul_(1000 / spread if spread > 0 else 1)
+
+
+# ---------------------------------------------------------------- evaluation
+
+def make_policy(actor, info):
+    """The policy as a function of numpy arrays: raw observations (n, obs_dim) to actions (n, k) of the environment.
+
+    It computes in float64, or the number of environments would change the rounding, and a simulation amplifies that."""
+    actor = copy.deepcopy(actor).double()
+    mean, std, low, high = (info[key].double() for key in ("obs_mean", "obs_std", "action_low", "action_high"))
+
+    @torch.no_grad()
+    def policy(obs):
+        action = actor((torch.as_tensor(obs, dtype=torch.float64, device=mean.device) - mean) / std)  # in [-1, 1]
+        return (low + (action + 1) / 2 * (high - low)).float().cpu().numpy()
+
+    return policy
+
+
+def evaluate(policy, env_spec, seeds, num_envs):
+    """Play exactly one complete episode per seed. Gives undiscounted returns, lengths and terminations, (len(seeds),).
+
+    An environment that is done goes on with the next seed, so the figure does not depend on their number; those that
+    find no seed left play on unrecorded. Where there is a core for each, they run in processes of their own."""
+    num_envs = min(num_envs, len(seeds))
+    make_env = [lambda: gym.wrappers.FlattenObservation(gym.make(env_spec))] * num_envs
+    make_envs = gym.vector.AsyncVectorEnv if 1 < num_envs <= os.cpu_count() else gym.vector.SyncVectorEnv
+    envs = make_envs(make_env, autoreset_mode=gym.vector.AutoresetMode.DISABLED)
+    returns, lengths, terminations = np.zeros(len(seeds)), np.zeros(len(seeds), int), np.zeros(len(seeds), bool)
+    episode, started = np.arange(num_envs), num_envs  # (num_envs,), which seed each environment plays
+    obs, _ = envs.reset(seed=[int(seed) for seed in seeds[:num_envs]])
+    while (episode < len(seeds)).any():
+        obs, rewards, terminated, truncated, _ = envs.step(policy(obs))
+        recorded = episode < len(seeds)
+        returns[episode[recorded]] += rewards[recorded]
+        lengths[episode[recorded]] += 1
+        terminations[episode[recorded]] = terminated[recorded]
+        done = terminated | truncated
+        if done.any():
+            episode[done] = np.arange(started, started + done.sum())
+            started += done.sum()
+            obs, _ = envs.reset(seed=[int(seeds[e % len(seeds)]) for e in episode], options={"reset_mask": done})
+    envs.close()
+    return returns, lengths, terminations
+
+
+def score_policy(actor, info, args):
+    """Evaluate, as an entry of results.json. The score is 100 x success rate in mazes, else 100 x normalised return."""
+    seeds = np.random.SeedSequence(args.seed).generate_state(args.eval_episodes)
+    env_spec = gym.envs.registration.EnvSpec.from_json(info["env_spec"])
+    returns, lengths, terminations = evaluate(make_policy(actor, info), env_spec, seeds, args.num_eval_envs)
+    score, (low, high) = None, info["ref_scores"]
+    if info["is_maze"]:  # there an episode terminates at success, and nowhere else
+        score = 100 * float(terminations.mean())
+    elif None not in (low, high):
+        score = 100 * float((returns.mean() - low) / (high - low))
+    episodes = {"returns": returns.tolist(), "lengths": lengths.tolist(), "terminations": terminations.tolist()}
+    return {"score": score, "return_mean": float(returns.mean())} | episodes
+
+
+# ---------------------------------------------------------------- Morse pre-training
+
+def repeat(step, generator):
+    """Yield what step() returns, for ever. On a GPU, from the fourth time on, by replaying a CUDA graph of it.
+
+    A replay launches all kernels of a step at once, which is what a GPU waits for at these batch sizes. `step` must
+    take its random numbers from `generator`, not wait for the device and return tensors without a gradient, whose graph
+    would tie the recorded step to the one before; they are overwritten by the next replay.
+    https://docs.pytorch.org/docs/stable/notes/cuda.html#whole-network-capture"""
+    if generator.device.type == "cuda":
+        stream = torch.cuda.Stream()
+        for _ in range(3):  # optimisers and libraries allocate what they need: steps like any other, on a side stream
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                result = step()
+            torch.cuda.current_stream().wait_stream(stream)
+            yield result
+        try:
+            graph = torch.cuda.CUDAGraph()
+            graph.register_generator_state(generator)
+            with torch.cuda.graph(graph):
+                result = step()  # recorded, not run
+        except RuntimeError as error:
+            print(f"no CUDA graph, so steps are launched one kernel at a time, which is slower: {error}", flush=True)
+        else:
+            while True:
+                graph.replay()
+                yield result
+    while True:
+        yield step()
+
+
+def train_morse(agent, data, args, generator, start=0, after_step=lambda *_: None):
+    """Train `agent.morse` from step `start` to `args.morse_steps`, calling after_step("morse", step, metrics)."""
+
+    def update_morse():
+        batch = sample(data, args.morse_batch_size, generator, ["observations", "actions"])
+        action = batch["actions"]  # (batch, k)
+        shape = (args.morse_batch_size, args.num_uniform, action.shape[-1])
+        uniform_action = torch.rand(shape, device=action.device, generator=generator) * 2 - 1  # U on [-1, 1]^k
+        loss, metrics = morse_loss(agent.morse, batch["observations"], action, uniform_action, args.uniform_weight)
+        agent.morse_optimizer.zero_grad()
+        loss.backward()
+        agent.morse_optimizer.step()
+        return {name: value.detach() for name, value in metrics.items()}
+
+    agent.morse.requires_grad_(True)
+    updates = repeat(update_morse, generator)
+    for step in range(start + 1, args.morse_steps + 1):
+        after_step("morse", step, next(updates))
+    agent.morse.requires_grad_(False)
+
+
+# ---------------------------------------------------------------- update
+
+def make_agent(obs_dim, action_dim, args, device):
+    """Networks, target critics, optimisers and schedule in one namespace; each has a state_dict."""
+    agent = SimpleNamespace()
+    agent.actor = Actor(obs_dim, action_dim, args.actor_hidden_dims).to(device)
+    agent.log_std = nn.ParameterList([torch.zeros(action_dim)]).to(device)  # awr's; for bst nothing changes it
+    agent.value = mlp(obs_dim, *args.value_hidden_dims, 1).to(device)
+    agent.critic = Critic(obs_dim, action_dim, args.critic_hidden_dims, args.critic_layernorm).to(device)
+    agent.target_critic = copy.deepcopy(agent.critic).requires_grad_(False)
+    kernel = args.kernel_scale_factor * action_dim, args.kernel, args.rq_shape
+    agent.morse = MorseNetwork(obs_dim, action_dim, args.morse_hidden_dims, *kernel).to(device)
+    kind = {"fused": device.type in ("cpu", "cuda"), "capturable": device.type == "cuda"}  # in a CUDA graph
+    policy = [*agent.actor.parameters(), *agent.log_std.parameters()] if args.policy_extraction == "awr" else None
+    rate = args.actor_learning_rate
+    if device.type == "cuda":  # a graph would keep the number that it was recorded with; a tensor it reads each time
+        rate = torch.tensor(rate, device=device)
+    agent.actor_optimizer = torch.optim.Adam(policy or agent.actor.parameters(), rate, **kind)
+    agent.value_optimizer = torch.optim.Adam(agent.value.parameters(), args.value_learning_rate, **kind)
+    agent.critic_optimizer = torch.optim.Adam(agent.critic.parameters(), args.critic_learning_rate, **kind)
+    agent.morse_optimizer = torch.optim.Adam(agent.morse.parameters(), args.morse_learning_rate, **kind)
+    steps = max(args.total_timesteps // args.policy_frequency, 1)
+    agent.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(agent.actor_optimizer, steps)
+    return agent
+
+
+def sample(data, batch_size, generator, keys):
+    """A uniform batch of these fields of the data, each (batch_size, ...), drawn on the data's device."""
+    rewards = data["rewards"]
+    index = torch.randint(len(rewards), (batch_size,), device=rewards.device, generator=generator)
+    return {key: data[key][index] for key in keys}
+
+
+def update(agent, data, args, generator):
+    """`policy_frequency` gradient steps of IQL's value, critics and target critics, then one of the policy.
+
+    Returns metrics of the last step as tensors, none with a gradient: nothing waits for the device."""
+    for _ in range(args.policy_frequency):
+        batch = sample(data, args.batch_size, generator, DATA_KEYS)
+        loss_v = value_loss(agent.value, agent.target_critic, batch, args.expectile)
+        agent.value_optimizer.zero_grad()
+        loss_v.backward()
+        agent.value_optimizer.step()
+        loss_q = critic_loss(agent.critic, agent.value, batch, args.discount)
+        agent.critic_optimizer.zero_grad()
+        loss_q.backward()
+        agent.critic_optimizer.step()
+        with torch.no_grad():  # target <- (1 - tau) target + tau network
+            torch._foreach_lerp_(list(agent.target_critic.parameters()), list(agent.critic.parameters()), args.tau)
+    if args.policy_extraction == "bst":
+        loss, metrics = actor_loss(agent.actor, agent.critic, agent.morse, batch, args)
+    else:
+        loss, metrics = awr_loss(agent.actor, agent.log_std[0], agent.value, agent.target_critic, batch, args)
+    agent.actor_optimizer.zero_grad()
+    loss.backward(inputs=agent.actor_optimizer.param_groups[0]["params"])  # the critic is not to move
+    agent.actor_optimizer.step()
+    metrics |= {"loss/value": loss_v, "loss/critic": loss_q}
+    return {name: value.detach() for name, value in metrics.items()}
+
+
+def train(agent, data, args, generator, done, after_step):
+    """Both phases, each from the step that `done` says, calling after_step(phase, step, metrics)."""
+    if args.policy_extraction == "bst" and args.weighting == "morse":
+        train_morse(agent, data, args, generator, done["morse"], after_step)
+    if args.normalize_returns:
+        normalize_returns(data)
+    updates = repeat(lambda: update(agent, data, args, generator), generator)
+    for step in range(done["policy"], args.total_timesteps, args.policy_frequency):
+        metrics = next(updates)
+        agent.schedule.step()
+        after_step("policy", step + args.policy_frequency, metrics)
+
+
+# ---------------------------------------------------------------- a run: arguments, files, main
+
+def resolve(args):
+    """The arguments with unset fields filled from the domain's row of DOMAINS. Raises UserError where out of range."""
+    row = zip(DOMAIN_FIELDS, DOMAINS[domain_of(args.env_id)][1:])
+    args = dataclasses.replace(args, **{name: value for name, value in row if getattr(args, name) is None})
+    zero = "seed total_timesteps morse_steps q_weight uniform_weight constant_weight policy_noise noise_clip discount"
+    floors = dict.fromkeys(zero.split(), 0) | {"reward_shift": -1e12, "temperature": 1 / 80}
+    ceilings = {"seed": 2**32 - 1, "tau": 1, "dataset_fraction": 1, "discount": 0.999999}
+    for name, value in vars(args).items():
+        for x in value if isinstance(value, tuple) else [value]:
+            floor, ceiling = floors.get(name, 1 if isinstance(x, int) else 1e-12), ceilings.get(name, 1e12)
+            if isinstance(x, (int, float)) and not isinstance(x, bool) and not floor <= x <= ceiling:  # NaN is not
+                raise UserError(f"--{name.replace('_', '-')} must be from {floor:.10g} to {ceiling:.10g}, got {x}")
+    for name in ("total_timesteps", "eval_freq", "log_freq"):
+        if getattr(args, name) % args.policy_frequency:
+            rule = f"must be a multiple of --policy-frequency, {args.policy_frequency}"
+            raise UserError(f"--{name.replace('_', '-')} {rule}")
+    return args
+
+
+def parse_args(argv=None):
+    """Arguments from the command line, where a run is given with its own as defaults. Raises UserError."""
+    args = tyro.cli(Args, args=argv, description=__doc__)
+    run = args.resume or args.evaluate
+    if not run:
+        return args
+    with explain(f"{run} is not the folder of a run of this script", "see which there are in --runs-dir"):
+        record = json.loads((Path(run) / "args.json").read_text())["args"]
+        stored = Args(**{name: tuple(value) if isinstance(value, list) else value for name, value in record.items()})
+    stored = dataclasses.replace(stored, resume=args.resume, evaluate=args.evaluate)
+    args = tyro.cli(Args, args=argv, description=__doc__, default=stored)
+    free = ("seed", "device", "eval_episodes", "num_eval_envs") if args.evaluate else ()
+    for name, own in vars(stored).items():
+        if name not in free and getattr(args, name) != own:
+            raise UserError(f"{run} keeps its {name}, {own}; to change it to {getattr(args, name)}, start a new run")
+    return args
+
+
+def write_file(path, content):
+    """Write text, or anything else by torch.save, so that at no time the path holds half of it."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(content) if isinstance(content, str) else torch.save(content, part)
+    part.replace(path)
+
+
+def main(args):
+    """Train as the arguments say, or go on with a run, or evaluate one again. Raises UserError."""
+    args = resolve(args)
+    with explain(f"--device {args.device} cannot be used here", "a new run takes --device cpu"):
+        device = torch.zeros(1, device=args.device).device  # with its index
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+    torch.set_float32_matmul_precision(args.matmul_precision)
+    if args.evaluate:
+        with explain(f"{args.evaluate} has no policy that can be evaluated", "train one first"):
+            model = torch.load(Path(args.evaluate) / "model.pt", map_location=device, weights_only=True)
+            info = model["info"]
+            actor = Actor(len(info["obs_mean"]), len(info["action_low"]), args.actor_hidden_dims).to(device)
+            actor.load_state_dict(model["actor"])
+            result = score_policy(actor, info, args)
+        return print(f"score {result['score']}, return {result['return_mean']}")
+    data, info = load_dataset(args, device)
+    facts = {"domain": domain_of(args.env_id), "dataset_id": info["dataset_id"]}
+    facts |= {"transitions": len(data["rewards"]), "terminal": int(data["terminations"].sum())}
+    print("\n".join(f"{name:24} {value}" for name, value in (vars(args) | facts).items()))
+    print(f"the domain's row of DOMAINS fills {', '.join(DOMAIN_FIELDS)} where they are unset", flush=True)
+    run_name = f"{args.env_id.strip('/').replace('/', '-')}__{args.exp_name}__{args.seed}__{time.time_ns() // 10**6}"
+    run_dir = Path(args.resume or Path(args.runs_dir) / run_name)
+    checkpoint_file = run_dir / "checkpoint.pt"
+    with explain(f"cannot write to {run_dir}", "pass another --runs-dir"):
+        writer = SummaryWriter(run_dir)
+        if not args.resume:
+            packages = ("torch", "numpy", "gymnasium", "gymnasium-robotics", "mujoco", "minari")
+            origin = {"versions": {p: version(p) for p in packages}, "command": shlex.join(["python", *sys.argv])}
+            write_file(run_dir / "args.json", json.dumps({"args": vars(args)} | facts | origin, indent=1))
+        record = json.loads((run_dir / "args.json").read_text())  # a run that is gone on with keeps its own
+    if record["dataset_id"] != info["dataset_id"]:
+        raise UserError(f"{run_dir} was on {record['dataset_id']}, not {info['dataset_id']}; start a new run")
+
+    torch.manual_seed(args.seed)
+    generator = torch.Generator(device).manual_seed(args.seed)
+    agent = make_agent(data["observations"].shape[1], data["actions"].shape[1], args, device)
+    done, evaluations = {"morse": 0, "policy": 0}, []  # logged steps of each phase, entries of results.json
+    if checkpoint_file.exists():
+        with explain(f"cannot read {checkpoint_file}", "start a new run"):
+            checkpoint = torch.load(checkpoint_file, map_location=device, weights_only=True)
+            done, evaluations = checkpoint["done"], checkpoint["evaluations"]
+            generator.set_state(checkpoint["generator"].cpu())
+            for name, part in vars(agent).items():
+                part.load_state_dict(checkpoint[name])
+    latest, logged_at = {}, time.time()
+
+    def after_step(phase, step, metrics):
+        """Where a step is due for it: check, evaluate, log and save. In other steps nothing waits for the device."""
+        nonlocal logged_at
+        latest.update(metrics)
+        total = args.morse_steps if phase == "morse" else args.total_timesteps
+        is_eval = phase == "policy" and (step % args.eval_freq == 0 or step == total)
+        if step % args.log_freq and step < total and not is_eval:
+            return
+        values = {name: value.mean().item() for name, value in latest.items()}
+        bad = [f"{name} is {value}" for name, value in values.items() if not np.isfinite(value)]
+        for name, part in vars(agent).items():
+            if isinstance(part, nn.Module) and not nn.utils.get_total_norm(part.parameters()).isfinite():
+                bad.append(f"a weight of the {name} is not finite")
+        if bad:
+            advice = f"try a lower learning rate; {checkpoint_file} holds the last good state, if there was one"
+            raise UserError(f"{', '.join(bad)} at {phase} step {step:,}; {advice}")
+        rate = (step - done[phase]) / (time.time() - logged_at)
+        values[f"speed/{phase}_steps_per_second"] = rate
+        done[phase] = step
+        if is_eval and info["env_spec"]:
+            result = {"step": step, "last": True} | score_policy(agent.actor, info, args)
+            evaluations[:] = [entry | {"last": False} for entry in evaluations] + [result]
+            write_file(run_dir / "results.json", json.dumps(record | {"evaluations": evaluations}))
+            values["evaluation/return"] = result["return_mean"]
+            if result["score"] is not None:
+                values["evaluation/score"] = result["score"]
+        figures = ", ".join(f"{name} {value:.3g}" for name, value in values.items())
+        print(f"{phase} {step:,} of {total:,}, {(total - step) / rate / 60:.0f} min left: {figures}", flush=True)
+        for name, value in values.items():
+            writer.add_scalar(name, value, step)
+        states = {name: part.state_dict() for name, part in vars(agent).items()}
+        write_file(run_dir / "model.pt", {"actor": states["actor"], "info": info, "args": record["args"]})
+        states |= {"generator": generator.get_state(), "done": done, "evaluations": evaluations}
+        write_file(checkpoint_file, states)
+        latest.clear()
+        logged_at = time.time()
+
+    try:
+        train(agent, data, args, generator, done, after_step)
+    except KeyboardInterrupt:
+        sys.exit(f"stopped; to go on from the last checkpoint: python {sys.argv[0]} --resume {run_dir}")
+    finally:
+        writer.close()
+
+
+if __name__ == "__main__":
+    try:
+        main(parse_args())
+    except UserError as error:
+        sys.exit("error: " + " ".join(str(error).split()))
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,54 @@
+"""What two scripts share is the same text in both."""
+
+import ast
+from itertools import combinations
+
+import pytest
+from conftest import ROOT
+
+OWN = {  # what each script has of its own under a name that another one uses too
+    "Args": "each algorithm's arguments",
+    "DOMAINS": "each algorithm's values for a domain",
+    "DOMAIN_FIELDS": "the arguments that they are for",
+    "critic_loss": "TD3's target is its policy's action, IQL's the value network",
+    "make_agent": "each algorithm's networks and optimisers",
+    "update": "each algorithm's update",
+    "train": "IQL scales returns and has a schedule; which run needs a Morse network",
+}
+SCRIPTS = [name for name in ("td3_bst.py", "iql_bst.py", "morse_only.py") if (ROOT / name).exists()]
+
+
+def definitions(text):
+    """Name of every top-level function, class and constant: its source."""
+    found = {}
+    for node in ast.parse(text).body:
+        names = [node.name] if isinstance(node, (ast.FunctionDef, ast.ClassDef)) else []
+        if isinstance(node, ast.Assign):
+            names = [target.id for target in node.targets if isinstance(target, ast.Name)]
+        found |= dict.fromkeys(names, ast.get_source_segment(text, node))
+    return found
+
+
+def drifted(a, b):
+    a, b = definitions(a), definitions(b)
+    return {name for name in a.keys() & b.keys() if a[name] != b[name]}
+
+
+@pytest.mark.parametrize("pair", combinations(SCRIPTS, 2), ids="-".join)
+def test_shared_code_is_the_same_text(pair):
+    texts = [(ROOT / name).read_text() for name in pair]
+    assert drifted(*texts) <= OWN.keys()
+    assert len(definitions(texts[0]).keys() & definitions(texts[1]).keys()) > 20
+
+
+def test_an_edit_of_one_copy_is_noticed():
+    ours, theirs = ((ROOT / name).read_text() for name in SCRIPTS[:2])
+    edited = theirs.replace("0.5 * self.kernel_scale**2", "self.kernel_scale**2")
+    assert drifted(ours, edited) - drifted(ours, theirs) == {"MorseNetwork"}
+    assert drifted(ours, theirs.replace("GOAL_RADIUS = 0.45", "GOAL_RADIUS = 0.5")) - OWN.keys() == {"GOAL_RADIUS"}
+
+
+def test_nothing_on_the_list_is_stale():
+    """Each exception is one: the scripts that have the name differ in it."""
+    texts = [(ROOT / name).read_text() for name in SCRIPTS]
+    assert OWN.keys() == set().union(*(drifted(*pair) for pair in combinations(texts, 2)))

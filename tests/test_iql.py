@@ -1,0 +1,228 @@
+"""iql_bst.py: its losses against float64 code, its schedule, what its policies leave alone, a run of each kind."""
+
+import copy
+import json
+import math
+import shutil
+
+import iql_bst
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, run_script
+from iql_bst import Actor, Args, Critic, awr_loss, critic_loss, main, make_agent, mlp, parse_args, resolve, update, value_loss
+from test_losses import BATCH, K, OBS, batch, critic_values, forward, gradient_matches, numbers  # noqa: F401
+from test_run import TINY, weights
+
+ENV = "td3-bst/x-v0"
+
+
+@pytest.fixture
+def networks():
+    torch.manual_seed(1)
+    return Critic(OBS, K, (8, 8)).double(), mlp(OBS, 8, 8, 1).double(), Actor(OBS, K, (8, 8)).double()
+
+
+@pytest.mark.parametrize("expectile", [0.5, 0.7, 0.9])
+def test_value_loss(networks, batch, expectile):  # noqa: F811
+    critic, value, _ = networks
+    obs, action, *_ = numbers(batch)
+    u = critic_values(critic, obs, action).min(0) - forward(value, obs)[:, 0]
+    assert (u < 0).any() and (u > 0).any()
+    expected = np.mean(np.abs(expectile - (u < 0)) * u**2)
+    loss = value_loss(value, critic, batch, expectile)
+    assert loss.item() == pytest.approx(expected, rel=1e-12)
+    loss.backward()
+    gradient_matches(lambda: value_loss(value, critic, batch, expectile), value)
+    assert all(p.grad is None for p in critic.parameters())
+
+
+def test_the_value_goes_to_the_expectile(networks):
+    """Of Q over the actions of one state: the minimiser solves E[|tau - 1(u < 0)| u] = 0."""
+    critic, value, _ = networks
+    torch.manual_seed(0)
+    data = {"observations": torch.zeros(200, OBS, dtype=torch.float64), "actions": torch.rand(200, K, dtype=torch.float64) * 2 - 1}
+    optimizer = torch.optim.Adam(value.parameters(), 1e-2)
+    for _ in range(500):
+        optimizer.zero_grad()
+        value_loss(value, critic, data, 0.9).backward()
+        optimizer.step()
+    u = critic_values(critic, *(data[key].numpy() for key in data)).min(0) - forward(value, np.zeros((1, OBS)))[0, 0]
+    weighted = np.abs(0.9 - (u < 0)) * u
+    assert abs(weighted.mean()) < 0.01 * np.abs(weighted).mean() and (u < 0).mean() > 0.6
+
+
+def test_critic_loss(networks, batch):  # noqa: F811
+    critic, value, _ = networks
+    obs, action, rewards, next_obs, terminations = numbers(batch)
+    target = rewards + 0.9 * (1 - terminations) * forward(value, next_obs)[:, 0]
+    expected = ((critic_values(critic, obs, action) - target) ** 2).mean(1).sum()
+    loss = critic_loss(critic, value, batch, 0.9)
+    assert loss.item() == pytest.approx(expected, rel=1e-12)
+    loss.backward()
+    gradient_matches(lambda: critic_loss(critic, value, batch, 0.9), critic)
+    assert all(p.grad is None for p in value.parameters())
+
+
+@pytest.mark.parametrize("beta, bound", [(3.0, 100.0), (10.0, 1.5)])
+def test_awr_loss(networks, batch, beta, bound):  # noqa: F811
+    critic, value, actor = networks
+    log_std = torch.tensor([-0.5, 0.3, -7.0], dtype=torch.float64, requires_grad=True)  # the last one is held at -5
+    args = resolve(Args(env_id=ENV, inverse_temperature=beta, max_awr_weight=bound))
+    obs, action, *_ = numbers(batch)
+    weight = np.exp(beta * (critic_values(critic, obs, action).min(0) - forward(value, obs)[:, 0]))
+    assert (weight > bound).any() == (bound == 1.5)
+    mean, std = np.tanh(forward(actor.net, obs)), np.exp([-0.5, 0.3, -5.0])
+    log_density = -0.5 * ((action - mean) / std) ** 2 - np.log(std * np.sqrt(2 * np.pi))
+    expected = -np.mean(np.minimum(weight, bound) * log_density.sum(1))
+
+    def loss():
+        return awr_loss(actor, log_std, value, critic, batch, args)[0]
+
+    assert loss().item() == pytest.approx(expected, rel=1e-10)
+    gradient_matches(loss, actor)
+    loss().backward()
+    assert all(p.grad is None for network in (critic, value) for p in network.parameters())
+    assert log_std.grad[:2].all() and log_std.grad[2] == 0
+
+
+def make(**kwargs):
+    args = resolve(Args(env_id=ENV, batch_size=16, actor_hidden_dims=(8,), morse_hidden_dims=(8,), **kwargs))
+    torch.manual_seed(0)
+    data = {
+        "observations": torch.randn(100, OBS),
+        "actions": torch.rand(100, K) * 2 - 1,
+        "rewards": torch.randn(100),
+        "next_observations": torch.randn(100, OBS),
+        "terminations": (torch.rand(100) < 0.1).float(),
+    }
+    return make_agent(OBS, K, args, torch.device("cpu")), data, args, torch.Generator().manual_seed(0)
+
+
+@pytest.mark.parametrize("extraction", ["bst", "awr"])
+def test_the_policy_leaves_values_and_critics_alone(extraction):
+    """They move as without its step: IQL is the same whatever its policy improvement is."""
+    agents = []
+    for step in (lambda: None, None):
+        agent, data, args, generator = make(policy_extraction=extraction, tau=0.25)
+        before = copy.deepcopy([agent.target_critic, agent.actor, agent.log_std])
+        if step:
+            agent.actor_optimizer.step = step
+        update(agent, data, args, generator)
+        agents.append(agent)
+        for old, now, network in zip(*(n.parameters() for n in (before[0], agent.target_critic, agent.critic))):
+            torch.testing.assert_close(now, 0.75 * old + 0.25 * network)
+        moved = [
+            any(not torch.equal(p, q) for p, q in zip(old.parameters(), now.parameters()))
+            for old, now in zip(before[1:], (agent.actor, agent.log_std))
+        ]
+        assert moved == [not step, not step and extraction == "awr"]
+    for name in ("value", "critic"):
+        for p, q in zip(*(getattr(agent, name).parameters() for agent in agents)):
+            assert torch.equal(p, q) and torch.equal(p.grad, q.grad)
+
+
+@pytest.mark.parametrize("extraction", ["bst", "awr"])
+def test_learning_rate_of_the_policy_follows_a_cosine(extraction, monkeypatch):
+    agent, data, args, generator = make(policy_extraction=extraction, total_timesteps=40, morse_steps=1, log_freq=40)
+    rates, original = [], iql_bst.update
+
+    def spy(agent, *args):
+        rates.append(agent.actor_optimizer.param_groups[0]["lr"])
+        return original(agent, *args)
+
+    monkeypatch.setattr(iql_bst, "update", spy)
+    calls = []
+    iql_bst.train(agent, data, args, generator, {"morse": 0, "policy": 0}, lambda phase, *_: calls.append(phase))
+    expected = [3e-4 * 0.5 * (1 + math.cos(math.pi * t / 40)) for t in range(40)]
+    np.testing.assert_allclose(rates, expected, rtol=1e-4)
+    assert calls.count("policy") == 40 and calls.count("morse") == (extraction == "bst")  # IQL needs no Morse network
+
+
+@pytest.mark.parametrize("extraction", ["bst", "awr"])
+def test_update_runs_on_meta(extraction):
+    """No host synchronisation and no data-dependent shape."""
+    args = resolve(Args(env_id=ENV, policy_extraction=extraction))
+    agent = make_agent(OBS, K, args, torch.device("meta"))
+    data = {key: value.to("meta") for key, value in make()[1].items()}
+    assert all(value.is_meta for value in update(agent, data, args, torch.Generator()).values())
+
+
+def test_optimiser_of_the_policy_on_a_gpu(monkeypatch):
+    """A rate that changes must be a tensor, or a CUDA graph would keep its first value."""
+    seen = []
+    original = torch.optim.Adam
+
+    def adam(parameters, lr, fused, capturable):
+        seen.append((lr, fused, capturable))
+        return original(parameters, lr)
+
+    monkeypatch.setattr(torch.nn.Module, "to", lambda self, device: self)
+    monkeypatch.setattr(torch, "tensor", lambda value, device, t=torch.tensor: t(value))
+    monkeypatch.setattr(torch.optim, "Adam", adam)
+    make_agent(OBS, K, resolve(Args(env_id=ENV)), torch.device("cuda"))
+    assert isinstance(seen[0][0], torch.Tensor) and all(fused and capturable for _, fused, capturable in seen)
+
+
+def test_normalize_returns():
+    """Episodes of returns 3 (ends in a terminal), 7 (ends where the next row starts elsewhere) and -1: spread 8."""
+    obs = torch.tensor([0.0, 1, 2, 3, 9, 10])[:, None]
+    data = {
+        "observations": obs,
+        "next_observations": torch.tensor([1.0, 2, 3, 4, 10, 11])[:, None],
+        "rewards": torch.tensor([1.0, 2, 3, 4, -2, 1]),
+        "terminations": torch.tensor([0.0, 1, 0, 0, 0, 0]),
+    }
+    iql_bst.normalize_returns(data)
+    torch.testing.assert_close(data["rewards"], torch.tensor([1.0, 2, 3, 4, -2, 1]) * 125)
+
+
+def test_published_settings():
+    values = {
+        "antmaze-large-play": (0.9, 10.0, -1.0, False),
+        "hopper-medium-v2": (0.7, 3.0, 0.0, True),
+        "mujoco/hopper/medium-v0": (0.7, 3.0, 0.0, True),
+        "pen-human": (0.7, 0.5, 0.0, False),
+    }
+    for env_id, expected in values.items():
+        args = resolve(Args(env_id=env_id))
+        assert (args.expectile, args.inverse_temperature, args.reward_shift, args.normalize_returns) == expected
+
+
+@pytest.mark.parametrize("extraction", ["bst", "awr"])
+def test_a_run_that_was_stopped_goes_on_to_the_same_weights(extraction, pointmaze, tmp_path, monkeypatch):
+    """From a copy of the file alone, and with the schedule and the scale of rewards as without the stop."""
+    kwargs = TINY | {"policy_extraction": extraction, "normalize_returns": True, "env_id": pointmaze, "seed": 3}
+
+    def train(folder):
+        main(resolve(Args(**kwargs, runs_dir=str(folder))))
+
+    train(tmp_path / "whole")
+    original, calls = iql_bst.value_loss, []
+
+    def stop(*args):
+        calls.append(0)
+        if len(calls) == 35:
+            raise KeyboardInterrupt
+        return original(*args)
+
+    monkeypatch.setattr(iql_bst, "value_loss", stop)
+    with pytest.raises(SystemExit, match="--resume"):
+        train(tmp_path / "stopped")
+    monkeypatch.undo()
+    (stopped,), (whole,) = ((tmp_path / name).iterdir() for name in ("stopped", "whole"))
+    main(parse_args(["--resume", str(stopped)]))
+    a, b = weights(whole), weights(stopped)
+    assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+    results = [json.loads((run / "results.json").read_text())["evaluations"] for run in (whole, stopped)]
+    assert results[0] == results[1] and results[0][-1]["step"] == 60
+
+
+def test_a_copy_of_the_file_alone_trains_and_evaluates(pointmaze, tmp_path):
+    shutil.copy(ROOT / "iql_bst.py", tmp_path)
+    words = ["--total-timesteps", "20", "--morse-steps", "10", "--eval-episodes", "2", "--env-id", pointmaze]
+    run_script(str(tmp_path / "iql_bst.py"), *words, "--log-freq", "10", cwd=tmp_path)
+    (run,) = (tmp_path / "runs").iterdir()
+    last = json.loads((run / "results.json").read_text())["evaluations"][-1]
+    process = run_script(str(tmp_path / "iql_bst.py"), "--evaluate", str(run), cwd=tmp_path)
+    assert process.stdout.splitlines()[-1] == f"score {last['score']}, return {last['return_mean']}"
