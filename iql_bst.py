@@ -94,7 +94,7 @@ class Args:
     reward_scale: float = 1.0
     """multiplies every reward of the data, after the shift"""
 
-    # ---- IQL (arXiv 2110.06169; defaults are its own where not said otherwise) ----
+    # ---- IQL (arXiv 2110.06169; defaults are its own but for dropout and initial weights)
     discount: float | None = None
     """gamma, in [0, 1)"""
     expectile: float | None = None
@@ -118,11 +118,13 @@ class Args:
     critic_layernorm: bool = False
     """LayerNorm, without affine parameters, before each ReLU of the critics"""
     normalize_returns: bool | None = None
-    """multiply rewards by 1000 / (largest - smallest return of the data's episodes)"""
+    """multiply rewards by 1000 / (largest - smallest return of the data's episodes), which cancels reward_scale"""
     policy_frequency: int = 1
     """steps of values and critics per step of the policy"""
 
     # ---- Morse network ----
+    morse_checkpoint: str | None = None
+    """file of `morse_only.py --save` with the Morse network to use, in place of training one"""
     morse_steps: int = 20_000
     """gradient steps of its pre-training (ours)"""
     morse_batch_size: int = 256
@@ -144,7 +146,7 @@ class Args:
 
     # ---- policy objective ----
     policy_extraction: Literal["bst", "awr"] = "bst"
-    """bst, the paper's objective with a deterministic policy, or awr, IQL's weighted regression of a Gaussian one"""
+    """bst, the paper's objective with a deterministic policy, or awr, IQL's regression, without a Morse network"""
     inverse_temperature: float | None = None
     """beta of awr, > 0: small clones behaviour, large follows the advantage"""
     max_awr_weight: float = 100.0
@@ -158,11 +160,11 @@ class Args:
     constant_weight: float = 0.4
     """with constant weighting, the weight of the squared error averaged over action dimensions; 1/2.5 is TD3+BC's"""
     q_weight: float = 1.0
-    """weight of the critic's term in bst; 1 is the paper's; 0 is behaviour cloning"""
+    """weight of the critic's term in bst; 1 is the paper's; 0 is behaviour cloning, weighted as `weighting` says"""
 
 
-# What fills the fields left unset: the row whose pattern is the first to be found in the dataset's name. IQL's paper
-# gives expectile, inverse_temperature and the scale of rewards on AntMaze, Adroit and locomotion; the rest is ours.
+# What fills the fields left unset: the row whose pattern is the first to be found in the dataset's name. IQL's are the
+# discount and, but for pointmaze and other, expectile, inverse_temperature and the scale of rewards; the rest is ours.
 DOMAIN_FIELDS = (
     "discount", "reward_shift", "normalize_returns", "expectile", "inverse_temperature", "temperature", "eval_episodes"
 )
@@ -170,6 +172,7 @@ DOMAINS = {
     "antmaze": ("antmaze", 0.99, -1.0, False, 0.9, 10.0, 0.5, 100),
     "pointmaze": ("pointmaze", 0.99, -1.0, False, 0.9, 10.0, 0.5, 100),
     "adroit": (r"\b(pen|door|hammer|relocate)\b", 0.99, 0.0, False, 0.7, 0.5, 0.5, 10),
+    "kitchen": ("kitchen", 0.99, 0.0, False, 0.7, 0.5, 0.5, 10),
     "locomotion": ("halfcheetah|hopper|walker2d|mujoco", 0.99, 0.0, True, 0.7, 3.0, 0.5, 10),
     "other": ("", 0.99, 0.0, False, 0.7, 3.0, 0.5, 10),
 }
@@ -292,7 +295,7 @@ def critic_loss(critic, value, batch, discount):
 
 
 def actor_loss(actor, critic, morse, batch, args):
-    """L(pi) of TD3-BST and its parts; of TD3+BC and behaviour cloning too, by args.weighting and args.q_weight."""
+    """L(pi) of BST and its parts; of TD3+BC and behaviour cloning too, by args.weighting and args.q_weight."""
     obs, action = batch["observations"], batch["actions"]
     pi = actor(obs)
     error = (pi - action).square().sum(-1)  # ||pi(s) - a||^2, (batch,)
@@ -311,7 +314,7 @@ def actor_loss(actor, critic, morse, batch, args):
 
 
 def awr_loss(actor, log_std, value, target_critic, batch, args):
-    """IQL's policy loss and its parts, of a Gaussian: its mean is the actor's, its log_std (k,) the same in all states."""
+    """IQL's policy loss and its parts, of a Gaussian: its mean the actor's, its log_std (k,) the same in all states."""
     obs, action = batch["observations"], batch["actions"]
     with torch.no_grad():
         advantage = target_critic(obs, action).min(0).values - value(obs).squeeze(-1)  # A, (batch,)
@@ -572,12 +575,14 @@ def normalize_returns(data):
     """Scale data["rewards"] in place by 1000 / (largest - smallest return of an episode), as IQL does on locomotion.
 
     As there, an episode ends with a terminal or where the next row goes on from elsewhere."""
-    gap = (data["next_observations"][:-1] - data["observations"][1:]).norm(dim=-1) > 1e-6  # (N - 1,)
+    gap = (data["next_observations"][:-1] - data["observations"][1:]).norm(dim=-1) > 1e-3  # (N - 1,): not rounding
     ends = (data["terminations"] > 0) | F.pad(gap, (0, 1), value=True)  # (N,)
-    episode = ends.cumsum(0) - ends.long()  # (N,), number of each row's episode
-    returns = torch.zeros(int(episode[-1]) + 1, device=ends.device).index_add_(0, episode, data["rewards"])
-    spread = returns.max() - returns.min()
-    data["rewards"].mul_(1000 / spread if spread > 0 else 1)
+    episode = (ends.cumsum(0) - ends.long()).cpu()  # (N,), number of each row's episode
+    returns = torch.zeros(int(episode[-1]) + 1, dtype=torch.float64)
+    returns.index_add_(0, episode, data["rewards"].double().cpu())
+    scale = 1000 / float(returns.max() - returns.min()) if len(returns.unique()) > 1 else 1.0
+    data["rewards"].mul_(scale)
+    print(f"rewards x {scale:.4g}: {len(returns):,} episodes return {returns.min():.4g} to {returns.max():.4g}", flush=True)
 
 
 # ---------------------------------------------------------------- evaluation
@@ -601,10 +606,10 @@ def evaluate(policy, env_spec, seeds, num_envs):
     """Play exactly one complete episode per seed. Gives undiscounted returns, lengths and terminations, (len(seeds),).
 
     An environment that is done goes on with the next seed, so the figure does not depend on their number; those that
-    find no seed left play on unrecorded. Where there is a core for each, they run in processes of their own."""
+    find no seed left play on unrecorded. With a thread of PyTorch's for each, they run in processes."""
     num_envs = min(num_envs, len(seeds))
     make_env = [lambda: gym.wrappers.FlattenObservation(gym.make(env_spec))] * num_envs
-    make_envs = gym.vector.AsyncVectorEnv if 1 < num_envs <= os.cpu_count() else gym.vector.SyncVectorEnv
+    make_envs = gym.vector.AsyncVectorEnv if 1 < num_envs <= torch.get_num_threads() else gym.vector.SyncVectorEnv
     envs = make_envs(make_env, autoreset_mode=gym.vector.AutoresetMode.DISABLED)
     returns, lengths, terminations = np.zeros(len(seeds)), np.zeros(len(seeds), int), np.zeros(len(seeds), bool)
     episode, started = np.arange(num_envs), num_envs  # (num_envs,), which seed each environment plays
@@ -644,8 +649,8 @@ def repeat(step, generator):
     """Yield what step() returns, for ever. On a GPU, from the fourth time on, by replaying a CUDA graph of it.
 
     A replay launches all kernels of a step at once, which is what a GPU waits for at these batch sizes. `step` must
-    take its random numbers from `generator`, not wait for the device and return tensors without a gradient, whose graph
-    would tie the recorded step to the one before; they are overwritten by the next replay.
+    take its random numbers from `generator` and not wait for the device. The tensors that it returns must have no
+    gradient, whose graph would tie the recorded step to the one before; the next replay overwrites them.
     https://docs.pytorch.org/docs/stable/notes/cuda.html#whole-network-capture"""
     if generator.device.type == "cuda":
         stream = torch.cuda.Stream()
@@ -655,12 +660,14 @@ def repeat(step, generator):
                 result = step()
             torch.cuda.current_stream().wait_stream(stream)
             yield result
+        main_stream = torch.cuda.current_stream()
         try:
             graph = torch.cuda.CUDAGraph()
             graph.register_generator_state(generator)
             with torch.cuda.graph(graph):
                 result = step()  # recorded, not run
         except RuntimeError as error:
+            torch.cuda.set_stream(main_stream)  # a recording that fails may leave its own behind
             print(f"no CUDA graph, so steps are launched one kernel at a time, which is slower: {error}", flush=True)
         else:
             while True:
@@ -668,6 +675,25 @@ def repeat(step, generator):
                 yield result
     while True:
         yield step()
+
+
+def describe_morse(morse, info):
+    """What must be equal for a Morse network's weights to mean the same: shapes, kernel, data, its normalisation."""
+    facts = {"dataset": info["dataset_id"], "shapes": [list(p.shape) for p in morse.parameters()]}
+    facts |= {"kernel": morse.kernel, "kernel scale": morse.kernel_scale, "rq shape": morse.rq_shape}
+    return facts | {"observation scale": [info[key].tolist() for key in ("obs_mean", "obs_std")]}
+
+
+def load_morse(morse, info, path):
+    """Fill `morse` from a file of `morse_only.py --save`. Raises UserError where that is of another network or data."""
+    with explain(f"cannot read {path}", "pass a file of `morse_only.py --save`"):
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        facts, weights = saved["facts"], saved["morse"]
+    for name, own in describe_morse(morse, info).items():
+        if not (np.allclose(facts[name], own, rtol=1e-5) if name == "observation scale" else facts[name] == own):
+            had, have = f"{facts[name]}"[:80], f"{own}"[:80]
+            raise UserError(f"{path} is of another {name}: {had}, here {have}; train one with these arguments")
+    morse.load_state_dict(weights)
 
 
 def train_morse(agent, data, args, generator, start=0, after_step=lambda *_: None):
@@ -770,18 +796,15 @@ def resolve(args):
     """The arguments with unset fields filled from the domain's row of DOMAINS. Raises UserError where out of range."""
     row = zip(DOMAIN_FIELDS, DOMAINS[domain_of(args.env_id)][1:])
     args = dataclasses.replace(args, **{name: value for name, value in row if getattr(args, name) is None})
-    zero = "seed total_timesteps morse_steps q_weight uniform_weight constant_weight policy_noise noise_clip discount"
+    zero = "seed total_timesteps morse_steps q_weight uniform_weight constant_weight policy_noise noise_clip discount "
+    zero += "action_dims"
     floors = dict.fromkeys(zero.split(), 0) | {"reward_shift": -1e12, "temperature": 1 / 80}
-    ceilings = {"seed": 2**32 - 1, "tau": 1, "dataset_fraction": 1, "discount": 0.999999}
+    ceilings = {"seed": 2**32 - 1, "tau": 1, "dataset_fraction": 1, "discount": 0.999999, "expectile": 0.999999}
     for name, value in vars(args).items():
         for x in value if isinstance(value, tuple) else [value]:
             floor, ceiling = floors.get(name, 1 if isinstance(x, int) else 1e-12), ceilings.get(name, 1e12)
             if isinstance(x, (int, float)) and not isinstance(x, bool) and not floor <= x <= ceiling:  # NaN is not
                 raise UserError(f"--{name.replace('_', '-')} must be from {floor:.10g} to {ceiling:.10g}, got {x}")
-    for name in ("total_timesteps", "eval_freq", "log_freq"):
-        if getattr(args, name) % args.policy_frequency:
-            rule = f"must be a multiple of --policy-frequency, {args.policy_frequency}"
-            raise UserError(f"--{name.replace('_', '-')} {rule}")
     return args
 
 
@@ -813,6 +836,10 @@ def write_file(path, content):
 def main(args):
     """Train as the arguments say, or go on with a run, or evaluate one again. Raises UserError."""
     args = resolve(args)
+    for name in ("total_timesteps", "eval_freq", "log_freq"):
+        if getattr(args, name) % args.policy_frequency:
+            rule = f"must be a multiple of --policy-frequency, {args.policy_frequency}"
+            raise UserError(f"--{name.replace('_', '-')} {rule}")
     with explain(f"--device {args.device} cannot be used here", "a new run takes --device cpu"):
         device = torch.zeros(1, device=args.device).device  # with its index
         if device.type == "cuda":
@@ -855,6 +882,9 @@ def main(args):
             generator.set_state(checkpoint["generator"].cpu())
             for name, part in vars(agent).items():
                 part.load_state_dict(checkpoint[name])
+    elif args.morse_checkpoint:
+        load_morse(agent.morse, info, args.morse_checkpoint)
+        done["morse"] = args.morse_steps
     latest, logged_at = {}, time.time()
 
     def after_step(phase, step, metrics):

@@ -118,6 +118,8 @@ class Args:
     """critic steps per step of policy and target networks"""
 
     # ---- Morse network ----
+    morse_checkpoint: str | None = None
+    """file of `morse_only.py --save` with the Morse network to use, in place of training one"""
     morse_steps: int = 20_000
     """gradient steps of its pre-training (ours)"""
     morse_batch_size: int = 256
@@ -272,7 +274,7 @@ def critic_loss(critic, target_critic, target_actor, batch, noise, discount):
 
 
 def actor_loss(actor, critic, morse, batch, args):
-    """L(pi) of TD3-BST and its parts; of TD3+BC and behaviour cloning too, by args.weighting and args.q_weight."""
+    """L(pi) of BST and its parts; of TD3+BC and behaviour cloning too, by args.weighting and args.q_weight."""
     obs, action = batch["observations"], batch["actions"]
     pi = actor(obs)
     error = (pi - action).square().sum(-1)  # ||pi(s) - a||^2, (batch,)
@@ -556,10 +558,10 @@ def evaluate(policy, env_spec, seeds, num_envs):
     """Play exactly one complete episode per seed. Gives undiscounted returns, lengths and terminations, (len(seeds),).
 
     An environment that is done goes on with the next seed, so the figure does not depend on their number; those that
-    find no seed left play on unrecorded. Where there is a core for each, they run in processes of their own."""
+    find no seed left play on unrecorded. With a thread of PyTorch's for each, they run in processes."""
     num_envs = min(num_envs, len(seeds))
     make_env = [lambda: gym.wrappers.FlattenObservation(gym.make(env_spec))] * num_envs
-    make_envs = gym.vector.AsyncVectorEnv if 1 < num_envs <= os.cpu_count() else gym.vector.SyncVectorEnv
+    make_envs = gym.vector.AsyncVectorEnv if 1 < num_envs <= torch.get_num_threads() else gym.vector.SyncVectorEnv
     envs = make_envs(make_env, autoreset_mode=gym.vector.AutoresetMode.DISABLED)
     returns, lengths, terminations = np.zeros(len(seeds)), np.zeros(len(seeds), int), np.zeros(len(seeds), bool)
     episode, started = np.arange(num_envs), num_envs  # (num_envs,), which seed each environment plays
@@ -599,8 +601,8 @@ def repeat(step, generator):
     """Yield what step() returns, for ever. On a GPU, from the fourth time on, by replaying a CUDA graph of it.
 
     A replay launches all kernels of a step at once, which is what a GPU waits for at these batch sizes. `step` must
-    take its random numbers from `generator`, not wait for the device and return tensors without a gradient, whose graph
-    would tie the recorded step to the one before; they are overwritten by the next replay.
+    take its random numbers from `generator` and not wait for the device. The tensors that it returns must have no
+    gradient, whose graph would tie the recorded step to the one before; the next replay overwrites them.
     https://docs.pytorch.org/docs/stable/notes/cuda.html#whole-network-capture"""
     if generator.device.type == "cuda":
         stream = torch.cuda.Stream()
@@ -610,12 +612,14 @@ def repeat(step, generator):
                 result = step()
             torch.cuda.current_stream().wait_stream(stream)
             yield result
+        main_stream = torch.cuda.current_stream()
         try:
             graph = torch.cuda.CUDAGraph()
             graph.register_generator_state(generator)
             with torch.cuda.graph(graph):
                 result = step()  # recorded, not run
         except RuntimeError as error:
+            torch.cuda.set_stream(main_stream)  # a recording that fails may leave its own behind
             print(f"no CUDA graph, so steps are launched one kernel at a time, which is slower: {error}", flush=True)
         else:
             while True:
@@ -623,6 +627,25 @@ def repeat(step, generator):
                 yield result
     while True:
         yield step()
+
+
+def describe_morse(morse, info):
+    """What must be equal for a Morse network's weights to mean the same: shapes, kernel, data, its normalisation."""
+    facts = {"dataset": info["dataset_id"], "shapes": [list(p.shape) for p in morse.parameters()]}
+    facts |= {"kernel": morse.kernel, "kernel scale": morse.kernel_scale, "rq shape": morse.rq_shape}
+    return facts | {"observation scale": [info[key].tolist() for key in ("obs_mean", "obs_std")]}
+
+
+def load_morse(morse, info, path):
+    """Fill `morse` from a file of `morse_only.py --save`. Raises UserError where that is of another network or data."""
+    with explain(f"cannot read {path}", "pass a file of `morse_only.py --save`"):
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        facts, weights = saved["facts"], saved["morse"]
+    for name, own in describe_morse(morse, info).items():
+        if not (np.allclose(facts[name], own, rtol=1e-5) if name == "observation scale" else facts[name] == own):
+            had, have = f"{facts[name]}"[:80], f"{own}"[:80]
+            raise UserError(f"{path} is of another {name}: {had}, here {have}; train one with these arguments")
+    morse.load_state_dict(weights)
 
 
 def train_morse(agent, data, args, generator, start=0, after_step=lambda *_: None):
@@ -711,18 +734,15 @@ def resolve(args):
     """The arguments with unset fields filled from the domain's row of DOMAINS. Raises UserError where out of range."""
     row = zip(DOMAIN_FIELDS, DOMAINS[domain_of(args.env_id)][1:])
     args = dataclasses.replace(args, **{name: value for name, value in row if getattr(args, name) is None})
-    zero = "seed total_timesteps morse_steps q_weight uniform_weight constant_weight policy_noise noise_clip discount"
+    zero = "seed total_timesteps morse_steps q_weight uniform_weight constant_weight policy_noise noise_clip discount "
+    zero += "action_dims"
     floors = dict.fromkeys(zero.split(), 0) | {"reward_shift": -1e12, "temperature": 1 / 80}
-    ceilings = {"seed": 2**32 - 1, "tau": 1, "dataset_fraction": 1, "discount": 0.999999}
+    ceilings = {"seed": 2**32 - 1, "tau": 1, "dataset_fraction": 1, "discount": 0.999999, "expectile": 0.999999}
     for name, value in vars(args).items():
         for x in value if isinstance(value, tuple) else [value]:
             floor, ceiling = floors.get(name, 1 if isinstance(x, int) else 1e-12), ceilings.get(name, 1e12)
             if isinstance(x, (int, float)) and not isinstance(x, bool) and not floor <= x <= ceiling:  # NaN is not
                 raise UserError(f"--{name.replace('_', '-')} must be from {floor:.10g} to {ceiling:.10g}, got {x}")
-    for name in ("total_timesteps", "eval_freq", "log_freq"):
-        if getattr(args, name) % args.policy_frequency:
-            rule = f"must be a multiple of --policy-frequency, {args.policy_frequency}"
-            raise UserError(f"--{name.replace('_', '-')} {rule}")
     return args
 
 
@@ -754,6 +774,10 @@ def write_file(path, content):
 def main(args):
     """Train as the arguments say, or go on with a run, or evaluate one again. Raises UserError."""
     args = resolve(args)
+    for name in ("total_timesteps", "eval_freq", "log_freq"):
+        if getattr(args, name) % args.policy_frequency:
+            rule = f"must be a multiple of --policy-frequency, {args.policy_frequency}"
+            raise UserError(f"--{name.replace('_', '-')} {rule}")
     with explain(f"--device {args.device} cannot be used here", "a new run takes --device cpu"):
         device = torch.zeros(1, device=args.device).device  # with its index
         if device.type == "cuda":
@@ -796,6 +820,9 @@ def main(args):
             generator.set_state(checkpoint["generator"].cpu())
             for name, part in vars(agent).items():
                 part.load_state_dict(checkpoint[name])
+    elif args.morse_checkpoint:
+        load_morse(agent.morse, info, args.morse_checkpoint)
+        done["morse"] = args.morse_steps
     latest, logged_at = {}, time.time()
 
     def after_step(phase, step, metrics):

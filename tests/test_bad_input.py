@@ -19,7 +19,6 @@ from test_data import ACTIONS, episode, load, write_hdf5
         *[("discount", value) for value in (-0.1, 1.0)],
         *[("tau", value) for value in (0.0, 2.0)],
         ("total_timesteps", -1),
-        *[(name, 61) for name in ("total_timesteps", "eval_freq", "log_freq")],  # no multiple of policy_frequency
         ("critic_hidden_dims", (256, 0)),
         ("q_weight", -1.0),
         ("reward_shift", np.inf),
@@ -29,6 +28,12 @@ from test_data import ACTIONS, episode, load, write_hdf5
 def test_arguments_out_of_range(name, value):
     with pytest.raises(UserError, match="--" + name.replace("_", "-")):
         resolve(Args(**{name: value}))
+
+
+@pytest.mark.parametrize("name", ["total_timesteps", "eval_freq", "log_freq"])
+def test_policy_frequency_divides_them(name):
+    with pytest.raises(UserError, match=f"--{name.replace('_', '-')} must be a multiple of --policy-frequency, 2"):
+        main(Args(**{name: 61}))
 
 
 def test_the_smallest_temperature_is_fine():

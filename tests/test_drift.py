@@ -15,6 +15,7 @@ OWN = {  # what each script has of its own under a name that another one uses to
     "update": "each algorithm's update",
     "train": "IQL scales returns and has a schedule; which run needs a Morse network",
 }
+APART = OWN | {"main": "morse_only.py trains no policy from the data, and draws"}  # of morse_only.py and another
 SCRIPTS = [name for name in ("td3_bst.py", "iql_bst.py", "morse_only.py") if (ROOT / name).exists()]
 
 
@@ -37,7 +38,7 @@ def drifted(a, b):
 @pytest.mark.parametrize("pair", combinations(SCRIPTS, 2), ids="-".join)
 def test_shared_code_is_the_same_text(pair):
     texts = [(ROOT / name).read_text() for name in pair]
-    assert drifted(*texts) <= OWN.keys()
+    assert drifted(*texts) <= (APART if "morse_only.py" in pair else OWN).keys()
     assert len(definitions(texts[0]).keys() & definitions(texts[1]).keys()) > 20
 
 
@@ -51,4 +52,4 @@ def test_an_edit_of_one_copy_is_noticed():
 def test_nothing_on_the_list_is_stale():
     """Each exception is one: the scripts that have the name differ in it."""
     texts = [(ROOT / name).read_text() for name in SCRIPTS]
-    assert OWN.keys() == set().union(*(drifted(*pair) for pair in combinations(texts, 2)))
+    assert APART.keys() == set().union(*(drifted(*pair) for pair in combinations(texts, 2)))

@@ -1,7 +1,5 @@
 """Evaluation: one complete episode per seed, whatever the number of environments; scores."""
 
-import os
-
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -41,11 +39,11 @@ def lengths_by_seed():
     return np.array([int(env.reset(seed=int(seed))[0][0]) for seed in SEEDS])
 
 
-@pytest.mark.parametrize("cores", [1, 64])
+@pytest.mark.parametrize("threads", [1, 64])
 @pytest.mark.parametrize("num_envs", [1, 4, 23, 50])
-def test_every_seed_is_played_once(num_envs, cores, monkeypatch):
-    """In this process, and with a core for each in processes of their own."""
-    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+def test_every_seed_is_played_once(num_envs, threads, monkeypatch):
+    """In this process, and with a thread for each in processes of their own."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     expected = lengths_by_seed()
     assert len(set(expected)) > 5
     returns, lengths, terminations = evaluate(lambda obs: obs[:, 1:] / 100, SPEC, SEEDS, num_envs)
@@ -60,9 +58,9 @@ def test_the_figure_does_not_depend_on_the_number_of_environments(monkeypatch):
     info = info_of(obs_mean=torch.zeros(17), obs_std=torch.ones(17))
     info |= {"action_low": -torch.ones(6), "action_high": torch.ones(6)}
     policy, spec = make_policy(Actor(17, 6), info), gym.spec("HalfCheetah-v4")
-    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     one, three = (evaluate(policy, spec, [1, 2, 3], num_envs)[0] for num_envs in (1, 3))
-    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     np.testing.assert_array_equal(one, three)
     np.testing.assert_array_equal(one, evaluate(policy, spec, [1, 2, 3], 3)[0])
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, run_script
-from iql_bst import Actor, Args, Critic, awr_loss, critic_loss, main, make_agent, mlp, parse_args, resolve, update, value_loss
+from iql_bst import Actor, Args, Critic, UserError, awr_loss, critic_loss, main, make_agent, mlp, parse_args, resolve, update, value_loss
 from test_losses import BATCH, K, OBS, batch, critic_values, forward, gradient_matches, numbers  # noqa: F401
 from test_run import TINY, weights
 
@@ -173,8 +173,15 @@ def test_normalize_returns():
         "rewards": torch.tensor([1.0, 2, 3, 4, -2, 1]),
         "terminations": torch.tensor([0.0, 1, 0, 0, 0, 0]),
     }
+    data["next_observations"] += 5e-4  # rounding, where next observations are stored apart
     iql_bst.normalize_returns(data)
     torch.testing.assert_close(data["rewards"], torch.tensor([1.0, 2, 3, 4, -2, 1]) * 125)
+
+
+def test_expectile_out_of_range():
+    for value in (0.0, 1.0, 1.5):
+        with pytest.raises(UserError, match="--expectile must be from"):
+            resolve(Args(expectile=value))
 
 
 def test_published_settings():
@@ -183,6 +190,7 @@ def test_published_settings():
         "hopper-medium-v2": (0.7, 3.0, 0.0, True),
         "mujoco/hopper/medium-v0": (0.7, 3.0, 0.0, True),
         "pen-human": (0.7, 0.5, 0.0, False),
+        "kitchen-mixed": (0.7, 0.5, 0.0, False),
     }
     for env_id, expected in values.items():
         args = resolve(Args(env_id=env_id))

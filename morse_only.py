@@ -1,0 +1,888 @@
+"""The Morse network alone: an uncertainty model over actions, what its certainty looks like, what a policy makes of it.
+
+Dherin et al., "Morse Neural Networks for Uncertainty Quantification", arXiv 2307.00667, as used by Srinivasan &
+Knottenbelt, "Offline Reinforcement Learning with Behavioral Supervisor Tuning", arXiv 2404.16399. Its certainty
+    M(s, a) = exp(-lambda^2 / 2 * ||f(s, a) - a||^2), with the RQ kernel (1 + lambda^2 / (2 r) * ||f(s, a) - a||^2)^-r,
+is near 1 on the data and trained by
+    L(f) = E_D[-log M(s, a)] + E_{s~D, u~U}[M(s, u)].
+
+    python morse_only.py                                             # four modes: landscapes, and who finds a mode
+    python morse_only.py --env-id pointmaze-medium --save morse.pt   # how well it knows a dataset; keep the network
+    python td3_bst.py --env-id pointmaze-medium --morse-checkpoint morse.pt
+"""
+
+import contextlib
+import copy
+import dataclasses
+import difflib
+import itertools
+import json
+import os
+import re
+import shutil
+import sys
+import time
+import urllib.request
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Literal
+
+import gymnasium as gym
+import h5py
+import matplotlib
+import minari
+import numpy as np
+import torch
+import tyro
+from matplotlib import pyplot as plt
+from torch import nn
+from torch.utils.tensorboard import SummaryWriter
+
+gym.logger.min_level = gym.logger.ERROR  # Gymnasium calls the environments that the datasets need out of date
+import gymnasium_robotics  # noqa: E402
+
+gym.register_envs(gymnasium_robotics)
+
+
+@dataclasses.dataclass
+class Args:
+    # ---- experiment ----
+    env_id: str = "four-modes"
+    """dataset: four-modes, made here, or any that td3_bst.py takes"""
+    exp_name: str = Path(__file__).stem
+    """name of the experiment, part of the run's folder name"""
+    seed: int = 1
+    """seed of data, initial weights and batches"""
+    device: str = "cuda" if torch.cuda.is_available() else "cpu"
+    """torch device; unset: cuda if there is one, else cpu"""
+    log_freq: int = 500
+    """steps between progress lines"""
+    dataset_fraction: float = 1.0
+    """share of the dataset's episodes to use, in (0, 1], drawn at random by seed"""
+    normalize_obs: bool = True
+    """scale observations to mean 0 and deviation 1 per dimension of the dataset"""
+    runs_dir: str = "runs"
+    """folder that the run's own folder is made in"""
+    save: str | None = None
+    """file to keep the Morse network in, for --morse-checkpoint of td3_bst.py and iql_bst.py"""
+
+    # ---- Morse network ----
+    morse_steps: int | None = None
+    """gradient steps (ours)"""
+    morse_batch_size: int = 256
+    """states per step (ours)"""
+    morse_hidden_dims: tuple[int, ...] | None = None
+    """widths of its ReLU layers (ours)"""
+    morse_learning_rate: float = 1e-3
+    """Adam step size (ours)"""
+    num_uniform: int = 1
+    """uniform actions per state in the second term of its loss (ours)"""
+    uniform_weight: float = 1.0
+    """weight of that term; 1 is the paper's"""
+    kernel: Literal["rbf", "rq"] = "rbf"
+    """M at distance d: rbf exp(-lambda^2 d^2 / 2), the paper's, or rq (1 + lambda^2 d^2 / (2 r))^-r, heavier-tailed"""
+    rq_shape: float = 1.0
+    """r of the rational quadratic kernel, > 0"""
+    kernel_scale_factor: float = 0.5
+    """lambda = factor * k, k action dimensions; larger trusts less around the data; k/2 is the paper's for AntMaze"""
+
+    # ---- four modes: the data and the policies trained on it ----
+    mode_offset: float = 0.7
+    """modes are at (+-offset, +-offset)"""
+    mode_deviation: float = 0.05
+    """standard deviation of the data around its mode, per dimension"""
+    mode_radius: float = 0.15
+    """an action this near to a mode, or to the mean of all modes, counts as there"""
+    scale_factors: tuple[float, ...] = (0.1, 0.5, 1.0, 2.0)
+    """kernel scales to compare, as factors of k, beside --kernel-scale-factor"""
+    num_samples: int = 20_000
+    """transitions of the data"""
+    temperature: tuple[float, ...] = (0.25, 1.0)
+    """mu, >= 1/80: each is tried"""
+    policy_hidden_dims: tuple[int, ...] = (64, 64)
+    """widths of a policy's ReLU layers"""
+    policy_steps: int = 800
+    """gradient steps of each policy"""
+    policy_batch_size: int = 128
+    """states per step"""
+    policy_learning_rate: float = 1e-3
+    """Adam step size"""
+
+    # ---- other datasets ----
+    held_out: float = 0.1
+    """share of the transitions that the network is not trained on, but measured on"""
+    distances: tuple[float, ...] = (0.1, 0.25, 0.5, 1.0, 1.5, 2.0)
+    """how far from the data's actions to measure certainty, in units of an action space of [-1, 1]"""
+    action_dims: tuple[int, int] = (0, 1)
+    """which two action dimensions the landscape is over"""
+
+
+# What fills the fields left unset: the row whose pattern is the first to be found in the dataset's name. All ours.
+DOMAIN_FIELDS = ("morse_steps", "morse_hidden_dims")
+DOMAINS = {
+    "toy": ("^four-modes$", 2_000, (128, 128)),
+    "other": ("", 20_000, (256, 256, 256)),
+}
+DATA_KEYS = ("observations", "actions", "rewards", "next_observations", "terminations")
+
+
+def domain_of(env_id):
+    """The name of a dataset's row of DOMAINS."""
+    text = Path(env_id).name if env_id.endswith((".hdf5", ".h5")) else env_id
+    return next(name for name, (pattern, *_) in DOMAINS.items() if re.search(pattern, text.lower()))
+
+
+class UserError(Exception):
+    """Something for the user to mend. The message says what is wrong and what to do about it."""
+
+
+@contextlib.contextmanager
+def explain(problem, advice):
+    """Raise whatever is raised inside as a UserError that says what failed, why, and what to do about it."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{problem} ({error!r}); {advice}") from error
+
+
+# ---------------------------------------------------------------- networks
+
+def mlp(*dims):
+    """A ReLU network with layers of these widths, input and output included."""
+    layers = [layer for i, o in zip(dims, dims[1:]) for layer in (nn.Linear(i, o), nn.ReLU())]
+    return nn.Sequential(*layers[:-1])
+
+
+class Actor(nn.Module):
+    """Deterministic policy pi(s): (batch, obs_dim) -> (batch, action_dim) in [-1, 1]."""
+
+    def __init__(self, obs_dim, action_dim, hidden_dims=(256, 256)):
+        super().__init__()
+        self.net = mlp(obs_dim, *hidden_dims, action_dim)
+
+    def forward(self, obs):
+        return torch.tanh(self.net(obs))
+
+
+class MorseNetwork(nn.Module):
+    """Uncertainty model over state-action pairs (Dherin et al. 2023; Srinivasan & Knottenbelt 2024).
+
+    `forward` is f(s, a): (..., obs_dim), (..., action_dim) -> (..., action_dim), whose target is a itself.
+    `kernel_scale` is lambda, in units of 1 / action; unset, half the action dimension."""
+
+    def __init__(self, obs_dim, action_dim, hidden_dims=(256, 256, 256), kernel_scale=None, kernel="rbf", rq_shape=1.0):
+        super().__init__()
+        self.net = mlp(obs_dim + action_dim, *hidden_dims, action_dim)
+        self.kernel_scale = action_dim / 2 if kernel_scale is None else kernel_scale
+        self.kernel, self.rq_shape = kernel, rq_shape
+
+    def forward(self, obs, action):
+        return self.net(torch.cat([obs, action], -1))
+
+    def neg_log_certainty(self, obs, action):
+        """-log M(s, a) >= 0 in closed form, (...,): lambda^2 d^2 / 2 (rbf) or r log1p(lambda^2 d^2 / (2 r)) (rq)."""
+        half = 0.5 * self.kernel_scale**2 * (self(obs, action) - action).square().sum(-1)
+        return half if self.kernel == "rbf" else self.rq_shape * torch.log1p(half / self.rq_shape)
+
+    def certainty(self, obs, action):
+        """M(s, a) in (0, 1], (...,)."""
+        return torch.exp(-self.neg_log_certainty(obs, action))
+
+
+# ---------------------------------------------------------------- losses
+
+def morse_loss(morse, obs, action, uniform_action, uniform_weight=1.0):
+    """L(f) and its parts, on obs (batch, obs_dim), action (batch, k), uniform_action (batch, num_uniform, k)."""
+    neg_log_certainty = morse.neg_log_certainty(obs, action)  # (batch,)
+    states = obs.unsqueeze(1).expand(-1, uniform_action.shape[1], -1)  # (batch, num_uniform, obs_dim)
+    uniform_certainty = morse.certainty(states, uniform_action)  # (batch, num_uniform)
+    loss = neg_log_certainty.mean() + uniform_weight * uniform_certainty.mean()  # E_D[-log M(s, a)] + E_D,U[M(s, u)]
+    metrics = {"certainty/data": torch.exp(-neg_log_certainty), "certainty/uniform": uniform_certainty}
+    return loss, metrics | {"loss/morse": loss}
+
+
+def actor_loss(actor, critic, morse, batch, args):
+    """L(pi) of BST and its parts; of TD3+BC and behaviour cloning too, by args.weighting and args.q_weight."""
+    obs, action = batch["observations"], batch["actions"]
+    pi = actor(obs)
+    error = (pi - action).square().sum(-1)  # ||pi(s) - a||^2, (batch,)
+    metrics = {"policy/bc_error": error}
+    weight = args.constant_weight / action.shape[-1]
+    if args.weighting == "morse":
+        certainty = morse.certainty(obs, pi.detach() if args.detach_weight else pi)  # M(s, pi(s)), (batch,)
+        weight = torch.expm1((1 - certainty) / args.temperature)  # exp((1 - M) / mu) - 1, (batch,)
+        metrics |= {"certainty/policy": certainty, "policy/weight": weight}
+    loss = (weight * error).mean()  # E_D[weight * ||pi(s) - a||^2]
+    if args.q_weight > 0:
+        q = critic(obs, pi, twins=1)[0]  # (batch,)
+        loss = loss - args.q_weight * q.mean() / q.abs().mean().detach()  # E_D[-Q(s, pi(s)) / Z_Q], Z_Q = mean |Q|
+        metrics["policy/q"] = q
+    return loss, metrics | {"loss/actor": loss}
+
+
+# ---------------------------------------------------------------- data
+
+SHORT_NAMES = [  # D4RL's datasets in Minari: "pen-human" is the newest D4RL/pen/human-vN
+    "antmaze-umaze",
+    *(f"antmaze-{kind}" for kind in ("umaze-diverse", "medium-play", "medium-diverse", "large-play", "large-diverse")),
+    *(f"pointmaze-{maze}{rewards}" for maze in ("open", "umaze", "medium", "large") for rewards in ("", "-dense")),
+    *(f"{task}-{source}" for task in ("pen", "door", "hammer", "relocate") for source in ("human", "cloned", "expert")),
+    *(f"kitchen-{tasks}" for tasks in ("complete", "partial", "mixed")),
+]
+ROBOTS = {  # environment to evaluate in, returns of a random and of an expert policy (Fu et al., arXiv 2004.07219)
+    "halfcheetah": ("HalfCheetah-v4", -280.178953, 12135.0),
+    "hopper": ("Hopper-v4", -20.272305, 3234.3),
+    "walker2d": ("Walker2d-v4", 1.629008, 4592.3),
+}
+QUALITIES = ("random", "medium", "expert", "medium-replay", "medium-expert", "full-replay")
+LOCOMOTION = {f"{robot}-{quality}-v2": row for robot, row in ROBOTS.items() for quality in QUALITIES}
+D4RL_URL = "http://rail.eecs.berkeley.edu/datasets/offline_rl/gym_mujoco_v2"
+GOAL_RADIUS = 0.45  # metres at which Gymnasium-Robotics' mazes count the goal as reached
+
+
+def locate_minari(env_id):
+    """Id of a local Minari dataset for a short name or a Minari id, downloaded if it is not there. Raises UserError."""
+    is_short = re.sub(r"-v\d+$", "", env_id) in SHORT_NAMES
+    name = "D4RL/" + env_id.replace("-", "/", 1) if is_short else env_id
+
+    def pick(dataset_ids):  # the one called so or, where `name` has no version, the newest
+        matches = [i for i in dataset_ids if name in (i, i.rpartition("-v")[0])]
+        return max(matches, key=lambda i: int(i.rpartition("-v")[2]), default=None)
+
+    root = minari.storage.get_dataset_path()
+    with explain(f"cannot list the datasets in {root}", "move what is no Minari dataset out of it"):
+        local = minari.list_local_datasets(compatible_minari_version=True)
+    dataset_id = pick(local)
+    if not dataset_id and "/" in name:
+        advice = f"download it elsewhere (`minari download {name}`) and copy its folder below {root}"
+        if maze := re.search(r"(pointmaze-(umaze|medium|large))(-v\d+)?$", env_id):
+            advice = f"recreate it: `python benchmark/make_dataset.py {maze[1]}`, then --env-id td3-bst/{maze[1]}-v0"
+        print(f"{name} is not in {root}: asking Minari's remote ...", flush=True)
+        with explain(f"{name} is not in {root} and cannot be downloaded", advice):
+            dataset_id = pick(minari.list_remote_datasets(prefix=name, compatible_minari_version=True))
+            try:
+                if dataset_id:
+                    minari.download_dataset(dataset_id, force_download=True)
+            except BaseException:
+                shutil.rmtree(root / dataset_id, ignore_errors=True)  # half a dataset would be taken for a whole one
+                raise
+    if not dataset_id:
+        near = difflib.get_close_matches(env_id, [*SHORT_NAMES, *LOCOMOTION, *local], n=3, cutoff=0.5)
+        raise UserError(f"there is no dataset {env_id!r}; near matches: {', '.join(near) or 'none; see the README'}")
+    return dataset_id
+
+
+def locate_locomotion(env_id):
+    """Path of D4RL's file of this name where the D4RL package keeps it, downloaded if not there. Raises UserError."""
+    folder = Path(os.environ.get("D4RL_DATASET_DIR", Path.home() / ".d4rl" / "datasets"))
+    path = folder / (env_id.removesuffix("-v2").replace("-", "_") + "-v2.hdf5")
+    if not path.exists():
+        url, part = f"{D4RL_URL}/{path.name}", path.with_suffix(".part")
+        print(f"downloading {url} to {path} ...", flush=True)
+        with explain(f"cannot download {url}", f"put the file at {path} by hand"):
+            folder.mkdir(parents=True, exist_ok=True)
+            with urllib.request.urlopen(url, timeout=30) as response, open(part, "wb") as file:
+                shutil.copyfileobj(response, file)
+            h5py.File(part, "r").close()  # a file cut short does not open
+            part.replace(path)
+    return path
+
+
+def choose_episodes(num_episodes, args):
+    """Sorted numbers of the `dataset_fraction` of the episodes, drawn by seed, at least one. Raises UserError."""
+    if not num_episodes:
+        raise UserError(f"{args.env_id} is empty: it has no complete episode")
+    count = max(1, round(args.dataset_fraction * num_episodes))
+    return np.sort(np.random.default_rng(args.seed).permutation(num_episodes)[:count])
+
+
+def read_hdf5(path, args):
+    """Transitions of a D4RL-format file: DATA_KEYS to float32 arrays with a row each. Raises UserError.
+
+    Without next_observations the next one is the following row's (a terminal row's own: it is not used), and the last
+    row of an episode that did not end in a terminal is dropped: what followed it is not stored."""
+    with h5py.File(path, "r") as file:
+        has_next = "next_observations" in file
+        ends = terminals = file["terminals"][:].reshape(-1).astype(bool)
+        if not has_next or "timeouts" in file:  # without next_observations, one must know where episodes end
+            ends = terminals | file["timeouts"][:].reshape(-1).astype(bool)
+        episode = np.cumsum(ends) - ends  # (length,), number of each row's episode
+        keep = np.isin(episode, choose_episodes(episode[-1] + 1 if ends.any() else 0, args))
+        if not has_next:
+            keep &= terminals | ~np.append(ends[:-1], True)
+        keep = np.flatnonzero(keep)
+
+        def read(key, *shape):  # converted while read: no copy in the file's own precision
+            return file[key].astype(np.float32)[:].reshape(len(ends), *shape)
+
+        obs = read("observations", -1)
+        next_obs = read("next_observations", *obs.shape[1:])[keep] if has_next else obs[keep + ~terminals[keep]]
+        dones = terminals[keep].astype(np.float32)
+        return dict(zip(DATA_KEYS, (obs[keep], read("actions", -1)[keep], read("rewards")[keep], next_obs, dones)))
+
+
+def flatten(space, values):
+    """Stored values of a space to (length, dim), in the order of Gymnasium's FlattenObservation. Raises UserError."""
+    if isinstance(space, gym.spaces.Dict):
+        return np.concatenate([flatten(subspace, values[key]) for key, subspace in space.items()], -1)
+    if not isinstance(space, gym.spaces.Box):
+        raise UserError(f"{space} is not supported: it is not continuous, that is, a box of numbers or a dict of them")
+    return np.asarray(values, np.float32).reshape(len(values), -1)
+
+
+def maze_episode(obs, terminations):
+    """Which transitions of a goal maze's episode to keep, and which of those are terminal: boolean arrays (length,).
+
+    The first success is terminal, and what follows it is dropped until the goal or the episode changes. A transition
+    within which the goal changes starts from an observation with the old goal, and is dropped as well."""
+    goal = np.asarray(obs["desired_goal"])  # (length + 1, 2)
+    stale = (goal[1:] != goal[:-1]).any(-1)  # (length,)
+    success = np.linalg.norm(obs["achieved_goal"][1:] - goal[1:], axis=-1) <= GOAL_RADIUS  # (length,)
+    hits = np.cumsum(success & ~stale)  # (length,), successes up to each transition
+    earlier = np.maximum.accumulate(np.where(stale, hits, 0))  # (length,), those before the present goal's time
+    keep = ~stale & (hits - success == earlier)
+    return keep, success | terminations
+
+
+def read_minari(dataset, args):
+    """Transitions of a Minari dataset: DATA_KEYS to float32 arrays with a row each. Raises UserError.
+
+    Episodes hold one observation more than actions; no next observation is built across an episode's end."""
+    obs_space, action_space, used = dataset.observation_space, dataset.action_space, 0
+    names = f"{args.env_id} {dataset.env_spec}".lower()
+    is_maze = isinstance(obs_space, gym.spaces.Dict) and re.search("antmaze|pointmaze", names)
+    obs_dim, action_dim = gym.spaces.flatdim(obs_space), gym.spaces.flatdim(action_space)
+    shapes = (obs_dim,), (action_dim,), (), (obs_dim,), ()
+    data = {key: np.empty((dataset.total_steps, *shape), np.float32) for key, shape in zip(DATA_KEYS, shapes)}
+    chosen = choose_episodes(dataset.total_episodes, args)
+    parts = np.array_split(dataset.episode_indices[chosen], len(chosen) // 50 + 1)  # each opens the file and closes it:
+    episodes = itertools.chain.from_iterable(map(dataset.iterate_episodes, parts))  # HDF5 keeps what it read till then
+    for count, episode in enumerate(episodes, 1):
+        obs, actions = flatten(obs_space, episode.observations), flatten(action_space, episode.actions)
+        keep, terminations = np.ones(len(actions), bool), episode.terminations
+        if is_maze:
+            keep, terminations = maze_episode(episode.observations, terminations)
+        rows = slice(used, used := used + np.count_nonzero(keep))
+        for key, values in zip(DATA_KEYS, (obs[:-1], actions, episode.rewards, obs[1:], terminations)):
+            data[key][rows] = values[keep]
+        if count % 500 == 0 or count == len(chosen):
+            print(f"\rread {count:,} of {len(chosen):,} episodes", end="\n" if count == len(chosen) else "", flush=True)
+    return {key: values[:used] for key, values in data.items()}
+
+
+def evaluation_env(env_id, dataset=None):
+    """Environment to evaluate in: `env_id`, else the Minari dataset's, else None. Raises UserError.
+
+    In a maze an episode ends at the first success, within the registered time limit, between the data's walls: Minari's
+    AntMaze umaze evaluates on a map mirrored against the data's (Minari issue 304), and so is mirrored back."""
+    metadata = dataset.storage.metadata if dataset else {}
+    if not (env_id or metadata.get("eval_env_spec") or metadata.get("env_spec")):
+        return None
+    with explain("cannot make the evaluation environment", "pass another --eval-env-id"):
+        env = gym.make(env_id) if env_id else dataset.recover_environment(eval_env=True)
+        spec = env.spec
+        if "maze_map" not in spec.kwargs:
+            return env
+        maze = np.array(spec.kwargs["maze_map"], dtype=object)
+        data_kwargs = dataset.env_spec.kwargs if dataset and dataset.env_spec else {}
+        walls = np.array(data_kwargs.get("maze_map", maze), dtype=object) == 1
+        mirrors = [maze, maze[:, ::-1], maze[::-1], maze[::-1, ::-1]]
+        fitting = [mirror for mirror in mirrors if np.array_equal(mirror == 1, walls)]
+        if not fitting:
+            raise UserError("the evaluation maze has other walls than the data's; pass another --eval-env-id")
+        if fitting[0] is not maze:
+            print("the evaluation maze is mirrored, start and goal with it, to have the data's walls")
+        spec.kwargs |= {"maze_map": fitting[0].tolist(), "continuing_task": False}
+        spec.max_episode_steps = gym.spec(spec.id).max_episode_steps
+        return gym.make(spec)
+
+
+def check(dataset_id, arrays, obs_space, action_space, env):
+    """Raise UserError unless there is data, finite, its actions in bounds, and `env`, if any, has the same spaces."""
+
+    def outline(space):
+        return {k: outline(v) for k, v in space.items()} if isinstance(space, gym.spaces.Dict) else space.shape
+
+    if not len(arrays["rewards"]):
+        raise UserError(f"{dataset_id} is empty: it has no transition that can be used")
+    for key, array in arrays.items():
+        if bad := array.size - np.count_nonzero(np.isfinite(array)):
+            raise UserError(f"{dataset_id} has {bad} NaN or infinite values in {key}; repair or drop those rows")
+    is_box = isinstance(action_space, gym.spaces.Box) and action_space.dtype.kind == "f" and action_space.is_bounded()
+    if not (is_box and len(action_space.shape) == 1 and (action_space.low < action_space.high).all()):
+        raise UserError(f"actions of {dataset_id} are {action_space}, not continuous vectors with finite bounds")
+    advice = "pass --eval-env-id of the environment that the data is from"
+    if env and outline(env.observation_space) != outline(obs_space):
+        raise UserError(f"{env.spec.id} observes {env.observation_space}, the data {obs_space}; {advice}")
+    if env and not np.array_equal([env.action_space.low, env.action_space.high], [action_space.low, action_space.high]):
+        raise UserError(f"{env.spec.id} takes actions {env.action_space}, the data {action_space}; {advice}")
+    lowest, highest = arrays["actions"].min(0), arrays["actions"].max(0)  # (k,)
+    excess = max((action_space.low - lowest).max(), (highest - action_space.high).max())
+    if excess > 1e-4:  # more than rounding
+        raise UserError(f"{dataset_id} has actions up to {excess:.3g} outside {action_space}; scale or clip them")
+
+
+def load_dataset(args, device):
+    """The transitions to train on, and what acting and scoring need to know. Raises UserError.
+
+    Returns `data`, float32 tensors on the device: observations and next_observations (N, obs_dim), normalised if so
+    asked; actions (N, k) in [-1, 1]; rewards (N,), shifted and scaled; terminations (N,), 1 where nothing follows. And
+    `info`: the dataset's id, observation statistics (obs_dim,), action bounds (k,), the evaluation environment's spec
+    as JSON (None: there is none), whether it is a maze, the returns that score 0 and 100 (None: unknown)."""
+    if args.env_id.endswith((".hdf5", ".h5")) or args.env_id in LOCOMOTION:
+        robot_env_id, *ref_scores = LOCOMOTION.get(args.env_id, (None, None, None))
+        dataset_id = str(locate_locomotion(args.env_id) if robot_env_id else args.env_id)
+        with explain(f"cannot read {dataset_id}", "if it is cut short or of another format, get it again"):
+            arrays = read_hdf5(dataset_id, args)
+        env = evaluation_env(args.eval_env_id or robot_env_id)
+        obs_space = gym.spaces.Box(-np.inf, np.inf, arrays["observations"].shape[1:])
+        action_space = gym.spaces.Box(-1, 1, arrays["actions"].shape[1:])
+        if env and env.action_space.shape == action_space.shape:
+            action_space = env.action_space  # the file does not say what the bounds are
+    else:
+        dataset_id = locate_minari(args.env_id)
+        path = minari.storage.get_dataset_path(dataset_id)
+        with explain(f"cannot read {dataset_id}", f"if it is damaged, delete {path} and get it again"):
+            dataset = minari.load_dataset(dataset_id)
+            obs_space, action_space = dataset.observation_space, dataset.action_space
+            ref_scores = [dataset.storage.metadata.get(key) for key in ("ref_min_score", "ref_max_score")]
+            env = evaluation_env(args.eval_env_id, dataset)
+            arrays = read_minari(dataset, args)
+    check(dataset_id, arrays, obs_space, action_space, env)
+
+    data = {key: torch.from_numpy(array).to(device) for key, array in arrays.items()}
+    low, high = (torch.as_tensor(x, dtype=torch.float32, device=device) for x in (action_space.low, action_space.high))
+    data["actions"].sub_(low).mul_(2 / (high - low)).sub_(1).clamp_(-1, 1)
+    data["rewards"].add_(args.reward_shift).mul_(args.reward_scale)
+    std, mean = torch.std_mean(data["observations"], dim=0, correction=0)
+    std = torch.where(std < 1e-3, 1.0, std)  # what is constant in the data, such as a fixed goal, is not scaled
+    if not args.normalize_obs:
+        std, mean = torch.ones_like(std), torch.zeros_like(mean)
+    for key in ("observations", "next_observations"):
+        data[key].sub_(mean).div_(std)
+    info = {"dataset_id": dataset_id, "obs_mean": mean, "obs_std": std, "action_low": low, "action_high": high}
+    info |= {"env_spec": env.spec.to_json() if env else None, "is_maze": bool(env and "maze_map" in env.spec.kwargs)}
+    return data, info | {"ref_scores": ref_scores}
+
+
+# ---------------------------------------------------------------- Morse training
+
+def repeat(step, generator):
+    """Yield what step() returns, for ever. On a GPU, from the fourth time on, by replaying a CUDA graph of it.
+
+    A replay launches all kernels of a step at once, which is what a GPU waits for at these batch sizes. `step` must
+    take its random numbers from `generator` and not wait for the device. The tensors that it returns must have no
+    gradient, whose graph would tie the recorded step to the one before; the next replay overwrites them.
+    https://docs.pytorch.org/docs/stable/notes/cuda.html#whole-network-capture"""
+    if generator.device.type == "cuda":
+        stream = torch.cuda.Stream()
+        for _ in range(3):  # optimisers and libraries allocate what they need: steps like any other, on a side stream
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                result = step()
+            torch.cuda.current_stream().wait_stream(stream)
+            yield result
+        main_stream = torch.cuda.current_stream()
+        try:
+            graph = torch.cuda.CUDAGraph()
+            graph.register_generator_state(generator)
+            with torch.cuda.graph(graph):
+                result = step()  # recorded, not run
+        except RuntimeError as error:
+            torch.cuda.set_stream(main_stream)  # a recording that fails may leave its own behind
+            print(f"no CUDA graph, so steps are launched one kernel at a time, which is slower: {error}", flush=True)
+        else:
+            while True:
+                graph.replay()
+                yield result
+    while True:
+        yield step()
+
+
+def describe_morse(morse, info):
+    """What must be equal for a Morse network's weights to mean the same: shapes, kernel, data, its normalisation."""
+    facts = {"dataset": info["dataset_id"], "shapes": [list(p.shape) for p in morse.parameters()]}
+    facts |= {"kernel": morse.kernel, "kernel scale": morse.kernel_scale, "rq shape": morse.rq_shape}
+    return facts | {"observation scale": [info[key].tolist() for key in ("obs_mean", "obs_std")]}
+
+
+def train_morse(agent, data, args, generator, start=0, after_step=lambda *_: None):
+    """Train `agent.morse` from step `start` to `args.morse_steps`, calling after_step("morse", step, metrics)."""
+
+    def update_morse():
+        batch = sample(data, args.morse_batch_size, generator, ["observations", "actions"])
+        action = batch["actions"]  # (batch, k)
+        shape = (args.morse_batch_size, args.num_uniform, action.shape[-1])
+        uniform_action = torch.rand(shape, device=action.device, generator=generator) * 2 - 1  # U on [-1, 1]^k
+        loss, metrics = morse_loss(agent.morse, batch["observations"], action, uniform_action, args.uniform_weight)
+        agent.morse_optimizer.zero_grad()
+        loss.backward()
+        agent.morse_optimizer.step()
+        return {name: value.detach() for name, value in metrics.items()}
+
+    agent.morse.requires_grad_(True)
+    updates = repeat(update_morse, generator)
+    for step in range(start + 1, args.morse_steps + 1):
+        after_step("morse", step, next(updates))
+    agent.morse.requires_grad_(False)
+
+
+def sample(data, batch_size, generator, keys):
+    """A uniform batch of these fields of the data, each (batch_size, ...), drawn on the data's device."""
+    rewards = data["rewards"]
+    index = torch.randint(len(rewards), (batch_size,), device=rewards.device, generator=generator)
+    return {key: data[key][index] for key in keys}
+
+
+# ---------------------------------------------------------------- four modes
+
+OBJECTIVES = {  # name: weighting, whether the weight is detached; the last one is the weight alone, without any cloning
+    "behaviour cloning": ("constant", True),
+    "weighted cloning, weight detached": ("morse", True),
+    "weighted cloning, gradient through the weight": ("morse", False),
+    "uncertainty alone": None,
+}
+
+
+def make_agent(obs_dim, action_dim, args, device):
+    """The Morse network and its optimiser."""
+    agent = SimpleNamespace()
+    kernel = args.kernel_scale_factor * action_dim, args.kernel, args.rq_shape
+    agent.morse = MorseNetwork(obs_dim, action_dim, args.morse_hidden_dims, *kernel).to(device)
+    agent.morse_optimizer = torch.optim.Adam(agent.morse.parameters(), args.morse_learning_rate, fused=True)
+    return agent
+
+
+def four_modes(args, device):
+    """States uniform on [-1, 1]^2 and, independent of them, actions from four modes: data and info as of load_dataset.
+
+    A state is also the action that a policy starts with there: see start_policy."""
+    generator = torch.Generator().manual_seed(args.seed)
+    obs = torch.rand(args.num_samples, 2, generator=generator) * 2 - 1
+    modes = torch.randint(2, obs.shape, generator=generator) * 2 - 1  # (N, 2), -1 or 1
+    actions = args.mode_offset * modes + args.mode_deviation * torch.randn(obs.shape, generator=generator)
+    data = {"observations": obs, "actions": actions.clamp(-1, 1), "rewards": torch.zeros(len(obs))}
+    info = {"dataset_id": args.env_id, "obs_mean": torch.zeros(2), "obs_std": torch.ones(2), "is_maze": False}
+    return {key: value.to(device) for key, value in data.items()}, info
+
+
+def fit_policy(actor, loss, data, args):
+    """Train a policy, in place, on loss(actor, batch)."""
+    generator = torch.Generator(data["rewards"].device).manual_seed(args.seed)
+    optimizer = torch.optim.Adam(actor.parameters(), args.policy_learning_rate, fused=True)
+    for _ in range(args.policy_steps):
+        batch = sample(data, args.policy_batch_size, generator, ["observations", "actions"])
+        optimizer.zero_grad()
+        loss(actor, batch).backward()
+        optimizer.step()
+    return actor
+
+
+def objective_loss(objective, morse, temperature):
+    """An entry of OBJECTIVES as a function of policy and batch."""
+
+    def loss(actor, batch):
+        if OBJECTIVES[objective] is None:
+            certainty = morse.certainty(batch["observations"], actor(batch["observations"]))  # (batch,)
+            return torch.expm1((1 - certainty) / temperature).mean()  # E_D[exp((1 - M(s, pi(s))) / mu) - 1]
+        weighting, detach_weight = OBJECTIVES[objective]
+        own = SimpleNamespace(weighting=weighting, detach_weight=detach_weight, temperature=temperature)
+        own.q_weight, own.constant_weight = 0, batch["actions"].shape[-1]  # no critic; a constant weight of 1
+        return actor_loss(actor, None, morse, batch, own)[0]
+
+    return loss
+
+
+def where(actions, args):
+    """Of each action, (n, 2): 0 to 3 for the mode that it is at, 4 for the mean of all modes, 5 for neither."""
+    signs = torch.tensor([[-1, -1], [1, -1], [-1, 1], [1, 1], [0, 0]], device=actions.device)
+    distance = torch.cdist(actions, args.mode_offset * signs)  # (n, 5)
+    nearest = distance.min(1)
+    return torch.where(nearest.values <= args.mode_radius, nearest.indices, 5)
+
+
+def study_modes(data, info, args, device, figures):
+    """Morse networks of several kernels and scales, and policies of each objective. Returns entries of results.json.
+
+    A policy starts as the identity, so that each state has a starting action of its own: where its action ends, against
+    where it started, shows the basins of the modes and of their mean."""
+    torch.manual_seed(args.seed)
+    start = fit_policy(
+        Actor(2, 2, args.policy_hidden_dims).to(device),
+        lambda actor, batch: (actor(batch["observations"]) - batch["observations"]).square().sum(-1).mean(),
+        data,
+        args,
+    )
+    axis = torch.linspace(-0.95, 0.95, 39, device=device)
+    starts = torch.cartesian_prod(axis, axis)  # (39 * 39, 2)
+    own = args.kernel, args.kernel_scale_factor
+    kernels = [*(("rbf", factor) for factor in args.scale_factors), ("rbf", own[1]), ("rq", own[1]), own]
+    entries, morses, ends = [], {}, {}
+
+    def try_objective(objective, kernel, temperature):
+        loss = objective_loss(objective, morses.get(kernel), temperature)
+        policy = fit_policy(copy.deepcopy(start), loss, data, args)
+        with torch.no_grad():
+            ends[objective, kernel, temperature] = policy(starts)
+        place = where(ends[objective, kernel, temperature], args)
+        share = {"at a mode": float((place < 4).float().mean()), "at the mean": float((place == 4).float().mean())}
+        share["modes reached"] = len(place[place < 4].unique())
+        words = {"objective": objective, "kernel": kernel and kernel[0], "factor": kernel and kernel[1]}
+        entries.append(words | {"temperature": temperature} | share)
+        print(f"{objective}, kernel {kernel}, mu {temperature}: {share}", flush=True)
+
+    try_objective("behaviour cloning", None, None)
+    for kernel in dict.fromkeys(kernels):
+        agent = make_agent(2, 2, dataclasses.replace(args, kernel=kernel[0], kernel_scale_factor=kernel[1]), device)
+        generator = torch.Generator(device).manual_seed(args.seed)
+        train_morse(agent, data, args, generator, after_step=progress(args, f"{kernel[0]}, lambda = {kernel[1]:g} k: "))
+        morses[kernel] = agent.morse
+        for objective in list(OBJECTIVES)[1:]:
+            for temperature in args.temperature:
+                try_objective(objective, kernel, temperature)
+    draw_modes(data, morses, ends, starts, args, figures)
+    return entries, morses[own]
+
+
+# ---------------------------------------------------------------- any dataset
+
+def auroc(positive, negative):
+    """Probability that a draw of the first, (n,), is above one of the second, (m,), ties counting half."""
+    negative = negative.sort().values
+    below, up_to = (torch.searchsorted(negative, positive, right=right).double().mean() for right in (False, True))
+    return float((below + up_to) / 2 / len(negative))
+
+
+def at_distance(actions, distance, generator):
+    """Rows of `actions`, (n, k), moved that far in a random direction; which of them are still in [-1, 1]^k, (n,)."""
+    direction = torch.randn(actions.shape, device=actions.device, generator=generator)
+    moved = actions + distance * direction / direction.norm(dim=-1, keepdim=True)
+    return moved, (moved.abs() <= 1).all(-1)
+
+
+@torch.no_grad()
+def study_dataset(morse, held_out, info, args, generator, figures):
+    """Certainty on held-out transitions, on other actions in the same states, and near them, with figures.
+
+    Returns the entry of results.json: mean certainties, AUROC of the data's own actions against the others."""
+    obs, actions = held_out["observations"], held_out["actions"]
+    shuffled = actions[torch.randperm(len(actions), device=actions.device, generator=generator)]
+    uniform = torch.rand(actions.shape, device=actions.device, generator=generator) * 2 - 1
+    certainty = {"held-out data": morse.certainty(obs, actions), "uniform actions": morse.certainty(obs, uniform)}
+    certainty["actions of other states"] = morse.certainty(obs, shuffled)
+    near = {}
+    for distance in args.distances:
+        moved, inside = at_distance(actions, distance, generator)
+        if inside.any():
+            near[distance] = morse.certainty(obs[inside], moved[inside])
+    own = certainty["held-out data"]
+    entry = {"certainty": {name: float(values.mean()) for name, values in certainty.items()}}
+    entry["certainty at distance"] = {distance: float(values.mean()) for distance, values in near.items()}
+    entry["AUROC against"] = {name: auroc(own, values) for name, values in certainty.items() if values is not own}
+    entry["AUROC against distance"] = {distance: auroc(own, values) for distance, values in near.items()}
+    draw_dataset(morse, held_out, info, certainty, near, args, figures)
+    return entry
+
+
+# ---------------------------------------------------------------- figures
+
+def draw_certainty(axes, values, title, labels=("action 1", "action 2")):
+    """An image of certainties over [-1, 1]^2, values[i, j] at the i-th place of the first axis. Returns the image."""
+    image = axes.imshow(values.T.cpu(), origin="lower", extent=(-1, 1, -1, 1), vmin=0, vmax=1, cmap="viridis")
+    axes.set(title=title, xlabel=labels[0], ylabel=labels[1])
+    return image
+
+
+def square(morse, state, action, dims, n=101):
+    """Certainty in a state, (obs_dim,), over two dimensions of the action, the others being as in `action`, (k,)."""
+    axis = torch.linspace(-1, 1, n, device=state.device)
+    actions = action.repeat(n * n, 1)
+    actions[:, list(dims)] = torch.cartesian_prod(axis, axis)
+    return morse.certainty(state.expand(n * n, -1), actions).reshape(n, n)
+
+
+@torch.no_grad()
+def draw_modes(data, morses, ends, starts, args, figures):
+    """Landscape with data and policies; landscapes by scale, by kernel; the basins of each objective."""
+    state, kernel = torch.zeros(2, device=starts.device), (args.kernel, args.kernel_scale_factor)
+    names = {key: f"{key[0].upper()}, $\\lambda$ = {key[1]:g} k" for key in morses}
+
+    figure, axes = plt.subplots(figsize=(6, 5), layout="constrained")
+    image = draw_certainty(axes, square(morses[kernel], state, state, (0, 1)), f"certainty, {names[kernel]}")
+    axes.scatter(*data["actions"][:500].T.cpu(), s=6, color="white", edgecolor="gray", lw=0.2, label="data")
+    for objective, marker, color in zip(OBJECTIVES, "osD", ("tab:red", "tab:orange", "magenta")):
+        key = (objective, None, None) if objective == "behaviour cloning" else (objective, kernel, args.temperature[0])
+        axes.scatter(*ends[key][::7].T.cpu(), s=20, marker=marker, facecolor="none", edgecolor=color, label=objective)
+    figure.colorbar(image, label="certainty M")
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), fontsize=8, ncols=2)
+    figures("landscape", figure)
+
+    for name, keys in {
+        "scales": [("rbf", factor) for factor in args.scale_factors],
+        "kernels": [("rbf", args.kernel_scale_factor), ("rq", args.kernel_scale_factor)],
+    }.items():
+        keys = [key for key in keys if key in morses]
+        size = (3.2 * len(keys) + 0.8, 3.4)
+        figure, grid = plt.subplots(1, len(keys), figsize=size, sharey=True, squeeze=False, layout="constrained")
+        for axes, key in zip(grid[0], keys):
+            image = draw_certainty(axes, square(morses[key], state, state, (0, 1)), names[key])
+        figure.colorbar(image, ax=grid, label="certainty M")
+        figures(name, figure)
+
+    colors = matplotlib.colors.ListedColormap(["tab:blue", "tab:orange", "tab:green", "tab:red", "black", "lightgray"])
+    n = round(len(starts) ** 0.5)
+    for temperature in args.temperature:
+        rows, size = list(OBJECTIVES)[1:], (2.6 * len(morses) + 1.4, 8.2)
+        figure, grid = plt.subplots(len(rows), len(morses), figsize=size, squeeze=False, layout="constrained")
+        for objective, line in zip(rows, grid):
+            for key, axes in zip(morses, line):
+                place = where(ends[objective, key, temperature], args).reshape(n, n).T.cpu()
+                image = axes.imshow(place, origin="lower", extent=(-1, 1, -1, 1), cmap=colors, vmin=-0.5, vmax=5.5)
+                axes.set_title(names[key] if objective == rows[0] else "", fontsize=10)
+            line[0].set_ylabel(objective.replace(", ", ",\n") + "\n\nstarting action 2", fontsize=9)
+        for axes in grid[-1]:
+            axes.set_xlabel("starting action 1", fontsize=9)
+        bar = figure.colorbar(image, ax=grid, ticks=range(6), shrink=0.6, label="where the policy's action ends")
+        bar.ax.set_yticklabels(["mode (-, -)", "mode (+, -)", "mode (-, +)", "mode (+, +)", "the mean", "elsewhere"])
+        figure.suptitle(f"where a policy ends by where it starts, $\\mu$ = {temperature:g}")
+        figures(f"basins_{temperature:g}", figure)
+
+
+@torch.no_grad()
+def draw_dataset(morse, held_out, info, certainty, near, args, figures):
+    """Histograms; certainty against distance; landscapes in four states; in mazes, maps over positions."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    for name, values in certainty.items():
+        left.hist(values.cpu(), bins=50, range=(0, 1), histtype="step", density=True, label=name)
+    left.set(xlabel="certainty M", ylabel="density", yscale="log", title=info["dataset_id"])
+    left.legend(fontsize=8)
+    right.plot([0, *near], [certainty["held-out data"].mean().cpu(), *(v.mean().cpu() for v in near.values())], "o-")
+    right.axhline(certainty["uniform actions"].mean().cpu(), color="gray", ls="--", label="uniform actions")
+    right.set(xlabel="distance from the data's action", ylabel="mean certainty", ylim=(0, 1))
+    right.legend(fontsize=8)
+    figures("certainty", figure)
+
+    obs, actions = held_out["observations"], held_out["actions"]
+    if actions.shape[1] > 1:
+        figure, grid = plt.subplots(1, 4, figsize=(13.6, 3.4), sharey=True, layout="constrained")
+        labels = [f"action {i + 1}" for i in args.action_dims]
+        for number, axes in enumerate(grid):
+            values = square(morse, obs[number], actions[number], args.action_dims)
+            image = draw_certainty(axes, values, f"held-out state {number + 1}", labels)
+            axes.plot(*actions[number, list(args.action_dims)].cpu(), "r*", ms=12)
+        figure.colorbar(image, ax=grid, label="certainty M")
+        figures("landscape", figure)
+
+    if info["is_maze"]:  # its observation starts with the position: achieved_goal is the first key
+        x, y = (obs[:, :2] * info["obs_std"][:2] + info["obs_mean"][:2]).T.cpu().numpy()
+        figure, grid = plt.subplots(1, 2, figsize=(11, 4.4), sharey=True, layout="constrained")
+        for axes, name in zip(grid, ("held-out data", "uniform actions")):
+            total, *edges = np.histogram2d(x, y, 60, weights=certainty[name].cpu().numpy())
+            count, *_ = np.histogram2d(x, y, edges)
+            mean = np.where(count > 0, total / np.maximum(count, 1), np.nan)
+            image = axes.pcolormesh(*edges, mean.T, vmin=0, vmax=1)
+            axes.set(title=f"mean certainty, {name}", xlabel="x (m)", ylabel="y (m)", aspect="equal")
+        figure.colorbar(image, ax=grid, label="certainty M")
+        figures("map", figure)
+
+
+# ---------------------------------------------------------------- a run: arguments, files, main
+
+def resolve(args):
+    """The arguments with unset fields filled from the domain's row of DOMAINS. Raises UserError where out of range."""
+    row = zip(DOMAIN_FIELDS, DOMAINS[domain_of(args.env_id)][1:])
+    args = dataclasses.replace(args, **{name: value for name, value in row if getattr(args, name) is None})
+    zero = "seed total_timesteps morse_steps q_weight uniform_weight constant_weight policy_noise noise_clip discount "
+    zero += "action_dims"
+    floors = dict.fromkeys(zero.split(), 0) | {"reward_shift": -1e12, "temperature": 1 / 80}
+    ceilings = {"seed": 2**32 - 1, "tau": 1, "dataset_fraction": 1, "discount": 0.999999, "expectile": 0.999999}
+    for name, value in vars(args).items():
+        for x in value if isinstance(value, tuple) else [value]:
+            floor, ceiling = floors.get(name, 1 if isinstance(x, int) else 1e-12), ceilings.get(name, 1e12)
+            if isinstance(x, (int, float)) and not isinstance(x, bool) and not floor <= x <= ceiling:  # NaN is not
+                raise UserError(f"--{name.replace('_', '-')} must be from {floor:.10g} to {ceiling:.10g}, got {x}")
+    return args
+
+
+def write_file(path, content):
+    """Write text, or anything else by torch.save, so that at no time the path holds half of it."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(content) if isinstance(content, str) else torch.save(content, part)
+    part.replace(path)
+
+
+def progress(args, prefix=""):
+    """What to do after a step of train_morse: every log_freq steps, a line."""
+
+    def after_step(phase, step, metrics):
+        if step % args.log_freq and step < args.morse_steps:
+            return
+        values = {name: value.mean().item() for name, value in metrics.items()}
+        if not all(map(np.isfinite, values.values())):
+            raise UserError(f"a loss is not finite at step {step:,}: {values}; try a lower --morse-learning-rate")
+        figures = ", ".join(f"{name} {value:.3g}" for name, value in values.items())
+        print(f"{prefix}{phase} {step:,} of {args.morse_steps:,}: {figures}", flush=True)
+
+    return after_step
+
+
+def main(args):
+    """Train a Morse network on a dataset and measure it; on four-modes, policies too. Raises UserError."""
+    args = resolve(args)
+    if args.held_out >= 1:
+        raise UserError(f"--held-out must be below 1, got {args.held_out}: something must be left to train on")
+    with explain(f"--device {args.device} cannot be used here", "pass --device cpu"):
+        device = torch.zeros(1, device=args.device).device
+    if args.env_id == "four-modes":
+        data, info = four_modes(args, device)
+    else:
+        unused = {"eval_env_id": None, "reward_shift": 0, "reward_scale": 1}  # rewards play no part here
+        data, info = load_dataset(SimpleNamespace(**vars(args), **unused), device)
+        if max(args.action_dims) >= data["actions"].shape[1] > 1:
+            raise UserError(f"--action-dims must be below {data['actions'].shape[1]}, got {args.action_dims}")
+    print("\n".join(f"{name:24} {value}" for name, value in vars(args).items()), flush=True)
+    run_name = f"{args.env_id.strip('/').replace('/', '-')}__{args.exp_name}__{args.seed}__{time.time_ns() // 10**6}"
+    run_dir = Path(args.runs_dir) / run_name
+    with explain(f"cannot write to {run_dir}", "pass another --runs-dir"):
+        writer = SummaryWriter(run_dir)
+        write_file(run_dir / "args.json", json.dumps(vars(args), indent=1))
+        if args.save:
+            write_file(Path(args.save), "")
+
+    def figures(name, figure):
+        """Into the run's folder and TensorBoard."""
+        figure.savefig(run_dir / f"{name}.png", dpi=150)
+        writer.add_figure(name, figure)
+
+    generator = torch.Generator(device).manual_seed(args.seed)
+    if args.env_id == "four-modes":
+        results, morse = study_modes(data, info, args, device, figures)
+    else:
+        torch.manual_seed(args.seed)
+        order = torch.randperm(len(data["rewards"]), device=device, generator=generator)
+        cut = max(round(args.held_out * len(order)), 4)
+        train, held_out = ({key: value[part] for key, value in data.items()} for part in (order[cut:], order[:cut]))
+        agent = make_agent(data["observations"].shape[1], data["actions"].shape[1], args, device)
+        train_morse(agent, train, args, generator, after_step=progress(args))
+        morse = agent.morse
+        results = study_dataset(morse, held_out, info, args, generator, figures)
+        print(json.dumps(results, indent=1))
+    writer.close()
+    record = {"args": vars(args), "dataset_id": info["dataset_id"], "morse": results}
+    write_file(run_dir / "results.json", json.dumps(record))
+    if args.save:
+        write_file(Path(args.save), {"facts": describe_morse(morse, info), "morse": morse.state_dict()})
+        print(f"the network is in {args.save}")
+    print(f"figures are in {run_dir}")
+
+
+if __name__ == "__main__":
+    matplotlib.use("Agg")  # figures go to files
+    try:
+        main(tyro.cli(Args, description=__doc__))
+    except UserError as error:
+        sys.exit("error: " + " ".join(str(error).split()))
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,164 @@
+"""morse_only.py: what the toy shows, its measures against closed forms, its figures, the network that others take."""
+
+import copy
+import json
+import shutil
+from types import SimpleNamespace
+
+import iql_bst
+import morse_only
+import numpy as np
+import pytest
+import td3_bst
+import torch
+from conftest import ROOT, run_script
+from matplotlib import image
+from morse_only import Actor, Args, at_distance, auroc, fit_policy, four_modes, make_agent, objective_loss, resolve, train_morse
+from td3_bst import UserError
+from test_run import TINY, train
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_who_finds_a_mode(seed):
+    """Cloning ends at the mean, where there is no data; with the gradient through the weight a policy goes to a mode."""
+    args = resolve(Args(seed=seed))
+    data, _ = four_modes(args, CPU)
+    torch.manual_seed(seed)
+    agent = make_agent(2, 2, args, CPU)
+    train_morse(agent, data, args, torch.Generator().manual_seed(seed), after_step=lambda *_: None)
+    start = Actor(2, 2, args.policy_hidden_dims)
+    states = data["observations"][:500]
+    fit_policy(start, lambda actor, batch: (actor(batch["observations"]) - batch["observations"]).square().mean(), data, args)
+    assert (start(states) - states).norm(dim=1).mean() < 0.05
+    share = {}
+    for objective in morse_only.OBJECTIVES:
+        policy = fit_policy(copy.deepcopy(start), objective_loss(objective, agent.morse, 1.0), data, args)
+        place = morse_only.where(policy(states), args)
+        share[objective] = float((place < 4).float().mean()), float((place == 4).float().mean())
+    for objective in ("behaviour cloning", "weighted cloning, weight detached"):
+        assert share[objective][0] == 0 and share[objective][1] > 0.9
+    assert share["weighted cloning, gradient through the weight"][0] > 0.9 and share["uncertainty alone"][0] > 0.8
+
+
+def test_objectives_are_those_of_their_names():
+    """Against the equations, on a Morse network with known certainties."""
+    torch.manual_seed(0)
+    actor, obs, actions = Actor(2, 2, (8,)), torch.randn(50, 2), torch.rand(50, 2) * 2 - 1
+    morse = SimpleNamespace(certainty=lambda obs, action: torch.exp(-action.square().sum(-1)))
+    pi = actor(obs).detach()
+    error, weight = (pi - actions).square().sum(1), torch.exp((1 - torch.exp(-pi.square().sum(1))) / 0.5) - 1
+    expected = [error.mean(), (weight * error).mean(), (weight * error).mean(), weight.mean()]
+    batch = {"observations": obs, "actions": actions}
+    losses = [objective_loss(name, morse, 0.5)(actor, batch) for name in morse_only.OBJECTIVES]
+    torch.testing.assert_close(torch.stack(losses), torch.stack(expected))
+    gradients = [torch.autograd.grad(loss, actor.net[0].weight)[0] for loss in losses]
+    assert not torch.allclose(gradients[1], gradients[2])  # the same value, another gradient
+
+
+def test_auroc():
+    rng = np.random.default_rng(0)
+    a, b = rng.integers(0, 20, 300) / 10, rng.integers(5, 25, 200) / 10  # with ties
+    expected = ((a[:, None] > b) + 0.5 * (a[:, None] == b)).mean()
+    assert auroc(torch.tensor(a), torch.tensor(b)) == pytest.approx(expected)
+    assert auroc(torch.tensor([1.0, 2.0]), torch.tensor([0.0, 0.5])) == 1 and auroc(torch.zeros(5), torch.zeros(3)) == 0.5
+
+
+def test_at_distance():
+    actions = torch.rand(2000, 3) * 2 - 1
+    moved, inside = at_distance(actions, 0.5, torch.Generator().manual_seed(0))
+    torch.testing.assert_close((moved - actions).norm(dim=1), torch.full((2000,), 0.5))
+    assert torch.equal(inside, (moved.abs() <= 1).all(1)) and 0 < inside.float().mean() < 1
+    assert (moved - actions).mean(0).abs().max() < 0.03  # in no preferred direction
+
+
+def test_where():
+    places = torch.tensor([[-0.7, -0.7], [0.7, -0.6], [-0.8, 0.7], [0.7, 0.84], [0.1, 0.1], [0.4, 0.4], [0.7, 0.86]])
+    assert morse_only.where(places, resolve(Args())).tolist() == [0, 1, 2, 3, 4, 5, 5]
+
+
+def not_blank(path):
+    pixels = image.imread(path)[..., :3]
+    return len(np.unique(pixels.reshape(-1, 3), axis=0)) > 100 and pixels.std() > 0.05
+
+
+def test_four_modes_from_a_copy_of_the_file_alone(tmp_path):
+    shutil.copy(ROOT / "morse_only.py", tmp_path)
+    words = ["--morse-steps", "20", "--policy-steps", "5", "--temperature", "0.5", "--scale-factors", "0.5", "2"]
+    run_script(str(tmp_path / "morse_only.py"), *words, cwd=tmp_path)
+    (run,) = (tmp_path / "runs").iterdir()
+    entries = json.loads((run / "results.json").read_text())["morse"]
+    assert [entry["objective"] for entry in entries].count("uncertainty alone") == 3 and len(entries) == 1 + 3 * 3
+    assert {path.stem for path in run.glob("*.png")} == {"landscape", "scales", "kernels", "basins_0.5"}
+    assert all(map(not_blank, run.glob("*.png"))) and list(run.glob("events*"))
+
+
+@pytest.fixture(scope="module")
+def saved(pointmaze, tmp_path_factory):
+    """A short study of a maze, and the network that it saved."""
+    folder = tmp_path_factory.mktemp("morse")
+    words = ["--morse-steps", "500", "--morse-hidden-dims", "32", "--save", str(folder / "morse.pt")]
+    run_script("morse_only.py", "--env-id", pointmaze, *words, "--runs-dir", str(folder))
+    return next(folder.glob("*__morse_only__*")), folder / "morse.pt"
+
+
+def test_study_of_a_maze(saved):
+    run, _ = saved
+    result = json.loads((run / "results.json").read_text())["morse"]
+    certainty = result["certainty"]
+    assert certainty["held-out data"] > certainty["uniform actions"] and "actions of other states" in certainty
+    near = list(result["certainty at distance"].values())
+    assert near == sorted(near, reverse=True) and near[0] < certainty["held-out data"]
+    assert 0.5 < result["AUROC against"]["uniform actions"] < 1
+    assert {path.stem for path in run.glob("*.png")} == {"certainty", "landscape", "map"}
+    assert all(map(not_blank, run.glob("*.png")))
+
+
+@pytest.mark.parametrize("script", [td3_bst, iql_bst], ids=["td3_bst", "iql_bst"])
+def test_a_saved_network_is_taken_as_it_is(script, saved, pointmaze, tmp_path, monkeypatch):
+    path, calls = saved[1], []
+    monkeypatch.setattr(script, "morse_loss", lambda *_: calls.append(0))
+    kwargs = TINY | {"morse_hidden_dims": (32,), "morse_checkpoint": str(path), "env_id": pointmaze, "runs_dir": str(tmp_path)}
+    script.main(script.resolve(script.Args(**kwargs)))
+    (run,) = tmp_path.iterdir()
+    ours, theirs = torch.load(run / "checkpoint.pt")["morse"], torch.load(path)["morse"]
+    assert not calls and ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+@pytest.mark.parametrize(
+    "kwargs, name",
+    [
+        ({"kernel": "rq"}, "kernel"),
+        ({"kernel_scale_factor": 2.0}, "kernel scale"),
+        ({"morse_hidden_dims": (16,)}, "shapes"),
+        ({"dataset_fraction": 0.5}, "observation scale"),
+    ],
+)
+def test_a_saved_network_of_another_kind_is_refused(kwargs, name, saved, pointmaze, tmp_path):
+    with pytest.raises(UserError, match=f"is of another {name}: .*train one with these arguments"):
+        train(pointmaze, tmp_path, **({"morse_hidden_dims": (32,), "morse_checkpoint": str(saved[1])} | kwargs))
+
+
+def test_a_saved_network_of_another_dataset_is_refused(saved):
+    facts = torch.load(saved[1])["facts"]
+    info = {"dataset_id": "another", "obs_mean": torch.zeros(8), "obs_std": torch.ones(8)}
+    assert facts["dataset"] == "td3-bst/pointmaze-umaze-v0"
+    with pytest.raises(UserError, match="is of another dataset: td3-bst/pointmaze-umaze-v0, here another"):
+        td3_bst.load_morse(td3_bst.MorseNetwork(8, 2, (32,)), info, saved[1])
+
+
+def test_bad_input(tmp_path, pointmaze):
+    (tmp_path / "no.pt").write_text("nothing")
+    with pytest.raises(UserError, match="cannot read .*no.pt"):
+        train(pointmaze, tmp_path / "runs", morse_checkpoint=str(tmp_path / "no.pt"))
+    for words, message in (
+        (["--held-out", "1"], "--held-out must be below 1"),
+        (["--env-id", "pen-humans"], "near matches: pen-human"),
+        (["--env-id", pointmaze, "--action-dims", "0", "2"], "--action-dims must be below 2"),
+        (["--temperature", "0.5", "0.001"], "--temperature must be from 0.0125"),
+        (["--save", "/nowhere/morse.pt"], "cannot write"),
+    ):
+        process = run_script("morse_only.py", *words, "--runs-dir", str(tmp_path), ok=False)
+        assert process.returncode == 1 and message in process.stderr and process.stderr.count("error: ") == 1
+        assert "Traceback" not in process.stderr
