@@ -582,7 +582,7 @@ def normalize_returns(data):
     returns.index_add_(0, episode, data["rewards"].double().cpu())
     scale = 1000 / float(returns.max() - returns.min()) if len(returns.unique()) > 1 else 1.0
     data["rewards"].mul_(scale)
-    print(f"rewards x {scale:.4g}: {len(returns):,} episodes return {returns.min():.4g} to {returns.max():.4g}", flush=True)
+    print(f"rewards x {scale:.4g}, returns of {len(returns)} episodes: {returns.min():.4g} to {returns.max():.4g}")
 
 
 # ---------------------------------------------------------------- evaluation

@@ -712,9 +712,10 @@ def draw_modes(data, morses, ends, starts, args, figures):
     figure, axes = plt.subplots(figsize=(6, 5), layout="constrained")
     image = draw_certainty(axes, square(morses[kernel], state, state, (0, 1)), f"certainty, {names[kernel]}")
     axes.scatter(*data["actions"][:500].T.cpu(), s=6, color="white", edgecolor="gray", lw=0.2, label="data")
-    for objective, marker, color in zip(OBJECTIVES, "osD", ("tab:red", "tab:orange", "magenta")):
+    for objective, marker, size, color in zip(OBJECTIVES, "osD", (90, 20, 20), ("tab:red", "tab:orange", "magenta")):
         key = (objective, None, None) if objective == "behaviour cloning" else (objective, kernel, args.temperature[0])
-        axes.scatter(*ends[key][::7].T.cpu(), s=20, marker=marker, facecolor="none", edgecolor=color, label=objective)
+        look = {"s": size, "marker": marker, "facecolor": "none", "edgecolor": color}
+        axes.scatter(*ends[key][::7].T.cpu(), label=objective, **look)
     figure.colorbar(image, label="certainty M")
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), fontsize=8, ncols=2)
     figures("landscape", figure)

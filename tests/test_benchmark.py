@@ -40,6 +40,28 @@ def test_report(tmp_path):
     assert page.read_text() == f"before\n<!-- results -->\n{process.stdout.strip()}\n<!-- /results -->\nafter\n"
 
 
+def test_report_of_morse_networks(tmp_path):
+    """Percent at a mode and certainties are means over seeds and columns in the order of the run."""
+    words = {"objective": "uncertainty alone", "kernel": "rbf", "factor": 0.5}
+    for seed, share in (1, 0.5), (2, 0.9):
+        entries = [{"objective": "behaviour cloning", "kernel": None, "factor": None, "temperature": None, "at a mode": 0.0}]
+        entries += [words | {"temperature": t, "at a mode": share if t == 1 else 0.25} for t in (0.25, 1.0)]
+        write_morse(tmp_path, f"toy{seed}", entries)
+    study = {"certainty": {"held-out data": 0.9, "uniform actions": 0.1, "actions of other states": 0.6}}
+    study |= {"certainty at distance": {"0.5": 0.7}, "AUROC against": {"uniform actions": 0.99, "actions of other states": 0.8}}
+    write_morse(tmp_path, "maze", study)
+    out = run_script("benchmark/report.py", str(tmp_path)).stdout
+    assert "| 2 seeds, mu = 0.25 / 1 | RBF, 0.5 k |" in out and "| behaviour cloning | 0 |" in out
+    assert "| uncertainty alone | 25 / 70 |" in out
+    assert "| maze | RQ, 2 k | 0.90 | 0.70 | 0.60 | 0.10 | 0.80 | 0.99 |" in out
+
+
+def write_morse(folder, name, study):
+    (folder / name).mkdir()
+    record = {"dataset_id": name, "args": {"kernel": "rq", "kernel_scale_factor": 2.0}, "morse": study}
+    (folder / name / "results.json").write_text(json.dumps(record))
+
+
 @pytest.mark.parametrize("text", ["no markers", None])
 def test_report_that_cannot_be_made(tmp_path, text):
     page = tmp_path / "page.md"

@@ -122,6 +122,26 @@ def test_the_policy_leaves_values_and_critics_alone(extraction):
             assert torch.equal(p, q) and torch.equal(p.grad, q.grad)
 
 
+def test_the_policy_leaves_no_gradient_on_the_critics():
+    """Its objective goes through them, but they keep the gradient of their own loss, as where it has no such term."""
+    agents = []
+    for q_weight in (1.0, 0.0):
+        agent, data, args, generator = make(q_weight=q_weight)
+        update(agent, data, args, generator)
+        agents.append(agent)
+    assert not torch.equal(agents[0].actor.net[0].weight, agents[1].actor.net[0].weight)
+    for p, q in zip(*(agent.critic.parameters() for agent in agents)):
+        assert torch.equal(p.grad, q.grad)
+
+
+def test_rewards_are_scaled_where_asked():
+    for asked in (False, True):
+        agent, data, args, generator = make(normalize_returns=asked, total_timesteps=2, morse_steps=1)
+        before = data["rewards"].clone()
+        iql_bst.train(agent, data, args, generator, {"morse": 0, "policy": 0}, lambda *_: None)
+        assert torch.equal(data["rewards"], before) == (not asked)
+
+
 @pytest.mark.parametrize("extraction", ["bst", "awr"])
 def test_learning_rate_of_the_policy_follows_a_cosine(extraction, monkeypatch):
     agent, data, args, generator = make(policy_extraction=extraction, total_timesteps=40, morse_steps=1, log_freq=40)

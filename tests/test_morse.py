@@ -115,6 +115,17 @@ def test_study_of_a_maze(saved):
     assert all(map(not_blank, run.glob("*.png")))
 
 
+def test_what_is_measured_on_was_not_trained_on(pointmaze, tmp_path, monkeypatch):
+    seen = {}
+    monkeypatch.setattr(morse_only, "train_morse", lambda agent, data, *_, **__: seen.update(train=data))
+    monkeypatch.setattr(morse_only, "study_dataset", lambda morse, data, *_: seen.update(held_out=data))
+    morse_only.main(Args(env_id=pointmaze, held_out=0.2, runs_dir=str(tmp_path)))
+    pairs = {name: torch.cat([data["observations"], data["actions"]], 1) for name, data in seen.items()}
+    rows = {name: {tuple(row) for row in pair.tolist()} for name, pair in pairs.items()}
+    assert not rows["train"] & rows["held_out"]
+    assert len(rows["held_out"]) / sum(map(len, rows.values())) == pytest.approx(0.2, abs=0.01)
+
+
 @pytest.mark.parametrize("script", [td3_bst, iql_bst], ids=["td3_bst", "iql_bst"])
 def test_a_saved_network_is_taken_as_it_is(script, saved, pointmaze, tmp_path, monkeypatch):
     path, calls = saved[1], []
