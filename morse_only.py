@@ -19,10 +19,12 @@ import itertools
 import json
 import os
 import re
+import shlex
 import shutil
 import sys
 import time
 import urllib.request
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Literal
@@ -51,6 +53,8 @@ class Args:
     """dataset: four-modes, made here, or any that td3_bst.py takes"""
     exp_name: str = Path(__file__).stem
     """name of the experiment, part of the run's folder name"""
+    eval_env_id: str | None = None
+    """Gymnasium id of the data's environment, where it does not say itself: its action bounds, its maze"""
     seed: int = 1
     """seed of data, initial weights and batches"""
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
@@ -88,7 +92,7 @@ class Args:
 
     # ---- four modes: the data and the policies trained on it ----
     mode_offset: float = 0.7
-    """modes are at (+-offset, +-offset)"""
+    """modes are at (+-offset, +-offset), in (0, 1]"""
     mode_deviation: float = 0.05
     """standard deviation of the data around its mode, per dimension"""
     mode_radius: float = 0.15
@@ -110,11 +114,11 @@ class Args:
 
     # ---- other datasets ----
     held_out: float = 0.1
-    """share of the transitions that the network is not trained on, but measured on"""
+    """share of the transitions, drawn at random, that the network is not trained on, but measured on, in (0, 1]"""
     distances: tuple[float, ...] = (0.1, 0.25, 0.5, 1.0, 1.5, 2.0)
     """how far from the data's actions to measure certainty, in units of an action space of [-1, 1]"""
     action_dims: tuple[int, int] = (0, 1)
-    """which two action dimensions the landscape is over"""
+    """which two action dimensions, from 0, the landscape is over"""
 
 
 # What fills the fields left unset: the row whose pattern is the first to be found in the dataset's name. All ours.
@@ -503,8 +507,10 @@ def repeat(step, generator):
 
 def describe_morse(morse, info):
     """What must be equal for a Morse network's weights to mean the same: shapes, kernel, data, its normalisation."""
-    facts = {"dataset": info["dataset_id"], "shapes": [list(p.shape) for p in morse.parameters()]}
-    facts |= {"kernel": morse.kernel, "kernel scale": morse.kernel_scale, "rq shape": morse.rq_shape}
+    dataset = Path(info["dataset_id"]).name if info["dataset_id"].endswith(".hdf5") else info["dataset_id"]
+    facts = {"dataset": dataset, "shapes": [list(p.shape) for p in morse.parameters()]}
+    facts |= {"kernel": [morse.kernel, morse.rq_shape if morse.kernel == "rq" else None, morse.kernel_scale]}
+    facts |= {"action scale": [info[key].tolist() for key in ("action_low", "action_high")]}
     return facts | {"observation scale": [info[key].tolist() for key in ("obs_mean", "obs_std")]}
 
 
@@ -551,20 +557,22 @@ def make_agent(obs_dim, action_dim, args, device):
     agent = SimpleNamespace()
     kernel = args.kernel_scale_factor * action_dim, args.kernel, args.rq_shape
     agent.morse = MorseNetwork(obs_dim, action_dim, args.morse_hidden_dims, *kernel).to(device)
-    agent.morse_optimizer = torch.optim.Adam(agent.morse.parameters(), args.morse_learning_rate, fused=True)
+    kind = {"fused": device.type in ("cpu", "cuda"), "capturable": device.type == "cuda"}  # in a CUDA graph
+    agent.morse_optimizer = torch.optim.Adam(agent.morse.parameters(), args.morse_learning_rate, **kind)
     return agent
 
 
 def four_modes(args, device):
     """States uniform on [-1, 1]^2 and, independent of them, actions from four modes: data and info as of load_dataset.
 
-    A state is also the action that a policy starts with there: see start_policy."""
+    A state is also the action that a policy starts with there: see study_modes."""
     generator = torch.Generator().manual_seed(args.seed)
     obs = torch.rand(args.num_samples, 2, generator=generator) * 2 - 1
     modes = torch.randint(2, obs.shape, generator=generator) * 2 - 1  # (N, 2), -1 or 1
     actions = args.mode_offset * modes + args.mode_deviation * torch.randn(obs.shape, generator=generator)
     data = {"observations": obs, "actions": actions.clamp(-1, 1), "rewards": torch.zeros(len(obs))}
-    info = {"dataset_id": args.env_id, "obs_mean": torch.zeros(2), "obs_std": torch.ones(2), "is_maze": False}
+    info = {"dataset_id": args.env_id, "obs_mean": torch.zeros(2), "obs_std": torch.ones(2)}
+    info |= {"action_low": -torch.ones(2), "action_high": torch.ones(2)}
     return {key: value.to(device) for key, value in data.items()}, info
 
 
@@ -635,6 +643,7 @@ def study_modes(data, info, args, device, figures):
 
     try_objective("behaviour cloning", None, None)
     for kernel in dict.fromkeys(kernels):
+        torch.manual_seed(args.seed)
         agent = make_agent(2, 2, dataclasses.replace(args, kernel=kernel[0], kernel_scale_factor=kernel[1]), device)
         generator = torch.Generator(device).manual_seed(args.seed)
         train_morse(agent, data, args, generator, after_step=progress(args, f"{kernel[0]}, lambda = {kernel[1]:g} k: "))
@@ -672,16 +681,17 @@ def study_dataset(morse, held_out, info, args, generator, figures):
     uniform = torch.rand(actions.shape, device=actions.device, generator=generator) * 2 - 1
     certainty = {"held-out data": morse.certainty(obs, actions), "uniform actions": morse.certainty(obs, uniform)}
     certainty["actions of other states"] = morse.certainty(obs, shuffled)
-    near = {}
+    near, inside_share, near_auroc, own = {}, {}, {}, certainty["held-out data"]
     for distance in args.distances:
         moved, inside = at_distance(actions, distance, generator)
         if inside.any():
             near[distance] = morse.certainty(obs[inside], moved[inside])
-    own = certainty["held-out data"]
+            near_auroc[distance] = auroc(own[inside], near[distance])
+            inside_share[distance] = float(inside.float().mean())
     entry = {"certainty": {name: float(values.mean()) for name, values in certainty.items()}}
     entry["certainty at distance"] = {distance: float(values.mean()) for distance, values in near.items()}
     entry["AUROC against"] = {name: auroc(own, values) for name, values in certainty.items() if values is not own}
-    entry["AUROC against distance"] = {distance: auroc(own, values) for distance, values in near.items()}
+    entry |= {"AUROC against distance": near_auroc, "share inside at distance": inside_share}
     draw_dataset(morse, held_out, info, certainty, near, args, figures)
     return entry
 
@@ -710,14 +720,16 @@ def draw_modes(data, morses, ends, starts, args, figures):
     names = {key: f"{key[0].upper()}, $\\lambda$ = {key[1]:g} k" for key in morses}
 
     figure, axes = plt.subplots(figsize=(6, 5), layout="constrained")
-    image = draw_certainty(axes, square(morses[kernel], state, state, (0, 1)), f"certainty, {names[kernel]}")
+    title = f"certainty, {names[kernel]}; policies, $\\mu$ = {args.temperature[-1]:g}"
+    image = draw_certainty(axes, square(morses[kernel], state, state, (0, 1)), title)
     axes.scatter(*data["actions"][:500].T.cpu(), s=6, color="white", edgecolor="gray", lw=0.2, label="data")
-    for objective, marker, size, color in zip(OBJECTIVES, "osD", (90, 20, 20), ("tab:red", "tab:orange", "magenta")):
-        key = (objective, None, None) if objective == "behaviour cloning" else (objective, kernel, args.temperature[0])
-        look = {"s": size, "marker": marker, "facecolor": "none", "edgecolor": color}
-        axes.scatter(*ends[key][::7].T.cpu(), label=objective, **look)
+    looks = zip(OBJECTIVES, "xsD", (12, 60, 20), ("white", "tab:orange", "magenta"))
+    for objective, marker, size, color in reversed(list(looks)):
+        key = (objective, None, None) if objective == "behaviour cloning" else (objective, kernel, args.temperature[-1])
+        look = {"color": color} if marker == "x" else {"facecolor": "none", "edgecolor": color}
+        axes.scatter(*ends[key][::7].T.cpu(), s=size, marker=marker, label=objective, **look)
     figure.colorbar(image, label="certainty M")
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), fontsize=8, ncols=2)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), fontsize=8, ncols=2, facecolor="lightgray")
     figures("landscape", figure)
 
     for name, keys in {
@@ -799,6 +811,7 @@ def resolve(args):
     zero += "action_dims"
     floors = dict.fromkeys(zero.split(), 0) | {"reward_shift": -1e12, "temperature": 1 / 80}
     ceilings = {"seed": 2**32 - 1, "tau": 1, "dataset_fraction": 1, "discount": 0.999999, "expectile": 0.999999}
+    ceilings |= {"mode_offset": 1, "held_out": 1}
     for name, value in vars(args).items():
         for x in value if isinstance(value, tuple) else [value]:
             floor, ceiling = floors.get(name, 1 if isinstance(x, int) else 1e-12), ceilings.get(name, 1e12)
@@ -832,25 +845,34 @@ def progress(args, prefix=""):
 def main(args):
     """Train a Morse network on a dataset and measure it; on four-modes, policies too. Raises UserError."""
     args = resolve(args)
-    if args.held_out >= 1:
-        raise UserError(f"--held-out must be below 1, got {args.held_out}: something must be left to train on")
+    for name in ("temperature", "scale_factors"):
+        if not getattr(args, name):
+            raise UserError(f"--{name.replace('_', '-')} is empty; pass at least one value")
     with explain(f"--device {args.device} cannot be used here", "pass --device cpu"):
-        device = torch.zeros(1, device=args.device).device
+        device = torch.zeros(1, device=args.device).device  # with its index
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
     if args.env_id == "four-modes":
         data, info = four_modes(args, device)
     else:
-        unused = {"eval_env_id": None, "reward_shift": 0, "reward_scale": 1}  # rewards play no part here
-        data, info = load_dataset(SimpleNamespace(**vars(args), **unused), device)
-        if max(args.action_dims) >= data["actions"].shape[1] > 1:
-            raise UserError(f"--action-dims must be below {data['actions'].shape[1]}, got {args.action_dims}")
+        data, info = load_dataset(SimpleNamespace(**vars(args), reward_shift=0, reward_scale=1), device)  # no part here
+        dims, (first, second) = data["actions"].shape[1], args.action_dims
+        if dims > 1 and (first == second or max(first, second) >= dims):
+            raise UserError(f"--action-dims must be two that differ, below {dims}, got {first} and {second}")
+        cut = max(round(args.held_out * len(data["rewards"])), 4)
+        if cut >= len(data["rewards"]):
+            raise UserError(f"--held-out {args.held_out} of {len(data['rewards'])} transitions leaves none to train on")
     print("\n".join(f"{name:24} {value}" for name, value in vars(args).items()), flush=True)
     run_name = f"{args.env_id.strip('/').replace('/', '-')}__{args.exp_name}__{args.seed}__{time.time_ns() // 10**6}"
     run_dir = Path(args.runs_dir) / run_name
+    save = args.save and Path(args.save)
+    if save and (save.is_dir() or not os.access(save.absolute().parent, os.W_OK)):
+        raise UserError(f"cannot write to {save}; pass another --save")
     with explain(f"cannot write to {run_dir}", "pass another --runs-dir"):
         writer = SummaryWriter(run_dir)
-        write_file(run_dir / "args.json", json.dumps(vars(args), indent=1))
-        if args.save:
-            write_file(Path(args.save), "")
+        origin = {"versions": {p: version(p) for p in ("torch", "numpy")}, "command": shlex.join(["python", *sys.argv])}
+        record = {"args": vars(args), "dataset_id": info["dataset_id"]} | origin
+        write_file(run_dir / "args.json", json.dumps(record, indent=1))
 
     def figures(name, figure):
         """Into the run's folder and TensorBoard."""
@@ -863,7 +885,6 @@ def main(args):
     else:
         torch.manual_seed(args.seed)
         order = torch.randperm(len(data["rewards"]), device=device, generator=generator)
-        cut = max(round(args.held_out * len(order)), 4)
         train, held_out = ({key: value[part] for key, value in data.items()} for part in (order[cut:], order[:cut]))
         agent = make_agent(data["observations"].shape[1], data["actions"].shape[1], args, device)
         train_morse(agent, train, args, generator, after_step=progress(args))
@@ -871,11 +892,10 @@ def main(args):
         results = study_dataset(morse, held_out, info, args, generator, figures)
         print(json.dumps(results, indent=1))
     writer.close()
-    record = {"args": vars(args), "dataset_id": info["dataset_id"], "morse": results}
-    write_file(run_dir / "results.json", json.dumps(record))
-    if args.save:
-        write_file(Path(args.save), {"facts": describe_morse(morse, info), "morse": morse.state_dict()})
-        print(f"the network is in {args.save}")
+    write_file(run_dir / "results.json", json.dumps(record | {"morse": results}))
+    if save:
+        write_file(save, {"facts": describe_morse(morse, info), "morse": morse.state_dict()})
+        print(f"the network is in {save}")
     print(f"figures are in {run_dir}")
 
 

@@ -82,23 +82,24 @@ def modes(records):
         if (objective, None, None) in shares:
             lines.append([objective, *[f"{np.mean(shares[objective, None, None]):.0f}"] * len(kernels)])
         else:
-            cells = [[f"{np.mean(shares[objective, k, t]):.0f}" for t in temperatures] for k in kernels]
+            cells = [[f"{np.mean(shares.get((objective, k, t), np.nan)):.0f}" for t in temperatures] for k in kernels]
             lines.append([objective, *map(" / ".join, cells)])
     return markdown(lines)
 
 
 def certainties(records):
     """Table of morse_only.py on datasets: mean certainty by what the action is, AUROC of the data's own against it."""
-    distances = list(records[0]["morse"]["certainty at distance"])
+    distances = {distance: None for record in records for distance in record["morse"]["certainty at distance"]}
+    distances = sorted(distances, key=float)
     others = ["actions of other states", "uniform actions"]
     head = ["dataset", "kernel, lambda", "held-out data", *(f"at {distance}" for distance in distances), *others]
     lines = [[*head, *(f"AUROC, {name}" for name in others)]]
     for record in sorted(records, key=lambda record: (record["dataset_id"], record["args"]["kernel_scale_factor"])):
         args, study = record["args"], record["morse"]
-        values = [study["certainty"]["held-out data"], *study["certainty at distance"].values()]
+        values = [study["certainty"]["held-out data"], *map(study["certainty at distance"].get, distances)]
         values += [study["certainty"][name] for name in others] + [study["AUROC against"][name] for name in others]
         kernel = f"{args['kernel'].upper()}, {args['kernel_scale_factor']:g} k"
-        lines.append([record["dataset_id"], kernel, *(f"{value:.2f}" for value in values)])
+        lines.append([record["dataset_id"], kernel, *("" if value is None else f"{value:.2f}" for value in values)])
     return markdown(lines)
 
 

@@ -141,7 +141,7 @@ def test_a_saved_network_is_taken_as_it_is(script, saved, pointmaze, tmp_path, m
     "kwargs, name",
     [
         ({"kernel": "rq"}, "kernel"),
-        ({"kernel_scale_factor": 2.0}, "kernel scale"),
+        ({"kernel_scale_factor": 2.0}, "kernel"),
         ({"morse_hidden_dims": (16,)}, "shapes"),
         ({"dataset_fraction": 0.5}, "observation scale"),
     ],
@@ -154,9 +154,24 @@ def test_a_saved_network_of_another_kind_is_refused(kwargs, name, saved, pointma
 def test_a_saved_network_of_another_dataset_is_refused(saved):
     facts = torch.load(saved[1])["facts"]
     info = {"dataset_id": "another", "obs_mean": torch.zeros(8), "obs_std": torch.ones(8)}
+    info |= {"action_low": -torch.ones(2), "action_high": torch.ones(2)}
     assert facts["dataset"] == "td3-bst/pointmaze-umaze-v0"
     with pytest.raises(UserError, match="is of another dataset: td3-bst/pointmaze-umaze-v0, here another"):
         td3_bst.load_morse(td3_bst.MorseNetwork(8, 2, (32,)), info, saved[1])
+
+
+def test_what_makes_another_network(saved):
+    """Bounds of the actions do, rounding of the observations' scale does not, nor where an HDF5 file lies."""
+    morse = morse_only.MorseNetwork(3, 2, (4,))
+    info = {"dataset_id": "here/a.hdf5", "obs_mean": torch.zeros(3), "obs_std": torch.ones(3)}
+    info |= {"action_low": -torch.ones(2), "action_high": torch.ones(2)}
+    path = saved[1].with_name("mine.pt")
+    torch.save({"facts": morse_only.describe_morse(morse, info), "morse": morse.state_dict()}, path)
+    other = td3_bst.MorseNetwork(3, 2, (4,))
+    td3_bst.load_morse(other, info | {"dataset_id": "/there/a.hdf5", "obs_mean": torch.full((3,), 1e-6)}, path)
+    assert all(torch.equal(p, q) for p, q in zip(morse.parameters(), other.parameters()))
+    with pytest.raises(UserError, match="another action scale"):
+        td3_bst.load_morse(other, info | {"action_high": torch.full((2,), 2.0)}, path)
 
 
 def test_bad_input(tmp_path, pointmaze):
@@ -164,9 +179,12 @@ def test_bad_input(tmp_path, pointmaze):
     with pytest.raises(UserError, match="cannot read .*no.pt"):
         train(pointmaze, tmp_path / "runs", morse_checkpoint=str(tmp_path / "no.pt"))
     for words, message in (
-        (["--held-out", "1"], "--held-out must be below 1"),
+        (["--env-id", pointmaze, "--held-out", "1"], "leaves none to train on"),
+        (["--temperature"], "--temperature is empty"),
+        (["--env-id", pointmaze, "--action-dims", "1", "1"], "--action-dims must be two that differ"),
+        (["--mode-offset", "1.5"], "--mode-offset must be from"),
         (["--env-id", "pen-humans"], "near matches: pen-human"),
-        (["--env-id", pointmaze, "--action-dims", "0", "2"], "--action-dims must be below 2"),
+        (["--env-id", pointmaze, "--action-dims", "0", "2"], "--action-dims must be two that differ, below 2"),
         (["--temperature", "0.5", "0.001"], "--temperature must be from 0.0125"),
         (["--save", "/nowhere/morse.pt"], "cannot write"),
     ):
