@@ -119,6 +119,8 @@ class Args:
     """how far from the data's actions to measure certainty, in units of an action space of [-1, 1]"""
     action_dims: tuple[int, int] = (0, 1)
     """which two action dimensions, from 0, the landscape is over"""
+    landscape_states: tuple[int, ...] = (0, 1, 2, 3)
+    """in which of the held-out transitions' states, from 0, it is drawn"""
 
 
 # What fills the fields left unset: the row whose pattern is the first to be found in the dataset's name. All ours.
@@ -507,7 +509,8 @@ def repeat(step, generator):
 
 def describe_morse(morse, info):
     """What must be equal for a Morse network's weights to mean the same: shapes, kernel, data, its normalisation."""
-    dataset = Path(info["dataset_id"]).name if info["dataset_id"].endswith(".hdf5") else info["dataset_id"]
+    dataset = info["dataset_id"]
+    dataset = Path(dataset).name if dataset.endswith((".hdf5", ".h5")) else dataset  # wherever the file lies
     facts = {"dataset": dataset, "shapes": [list(p.shape) for p in morse.parameters()]}
     facts |= {"kernel": [morse.kernel, morse.rq_shape if morse.kernel == "rq" else None, morse.kernel_scale]}
     facts |= {"action scale": [info[key].tolist() for key in ("action_low", "action_high")]}
@@ -765,7 +768,7 @@ def draw_modes(data, morses, ends, starts, args, figures):
 
 @torch.no_grad()
 def draw_dataset(morse, held_out, info, certainty, near, args, figures):
-    """Histograms; certainty against distance; landscapes in four states; in mazes, maps over positions."""
+    """Histograms; certainty against distance; landscapes in some states; in mazes, maps over positions."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
     for name, values in certainty.items():
         left.hist(values.cpu(), bins=50, range=(0, 1), histtype="step", density=True, label=name)
@@ -779,11 +782,13 @@ def draw_dataset(morse, held_out, info, certainty, near, args, figures):
 
     obs, actions = held_out["observations"], held_out["actions"]
     if actions.shape[1] > 1:
-        figure, grid = plt.subplots(1, 4, figsize=(13.6, 3.4), sharey=True, layout="constrained")
-        labels = [f"action {i + 1}" for i in args.action_dims]
-        for number, axes in enumerate(grid):
+        columns = len(args.landscape_states)
+        size = (3.2 * columns + 0.8, 3.4)
+        figure, grid = plt.subplots(1, columns, figsize=size, sharey=True, squeeze=False, layout="constrained")
+        labels = [f"action dimension {i}" for i in args.action_dims]
+        for number, axes in zip(args.landscape_states, grid[0]):
             values = square(morse, obs[number], actions[number], args.action_dims)
-            image = draw_certainty(axes, values, f"held-out state {number + 1}", labels)
+            image = draw_certainty(axes, values, f"held-out state {number}", labels)
             axes.plot(*actions[number, list(args.action_dims)].cpu(), "r*", ms=12)
         figure.colorbar(image, ax=grid, label="certainty M")
         figures("landscape", figure)
@@ -808,7 +813,7 @@ def resolve(args):
     row = zip(DOMAIN_FIELDS, DOMAINS[domain_of(args.env_id)][1:])
     args = dataclasses.replace(args, **{name: value for name, value in row if getattr(args, name) is None})
     zero = "seed total_timesteps morse_steps q_weight uniform_weight constant_weight policy_noise noise_clip discount "
-    zero += "action_dims"
+    zero += "action_dims landscape_states"
     floors = dict.fromkeys(zero.split(), 0) | {"reward_shift": -1e12, "temperature": 1 / 80}
     ceilings = {"seed": 2**32 - 1, "tau": 1, "dataset_fraction": 1, "discount": 0.999999, "expectile": 0.999999}
     ceilings |= {"mode_offset": 1, "held_out": 1}
@@ -845,7 +850,7 @@ def progress(args, prefix=""):
 def main(args):
     """Train a Morse network on a dataset and measure it; on four-modes, policies too. Raises UserError."""
     args = resolve(args)
-    for name in ("temperature", "scale_factors"):
+    for name in ("temperature", "scale_factors", "landscape_states"):
         if not getattr(args, name):
             raise UserError(f"--{name.replace('_', '-')} is empty; pass at least one value")
     with explain(f"--device {args.device} cannot be used here", "pass --device cpu"):
@@ -859,7 +864,7 @@ def main(args):
         dims, (first, second) = data["actions"].shape[1], args.action_dims
         if dims > 1 and (first == second or max(first, second) >= dims):
             raise UserError(f"--action-dims must be two that differ, below {dims}, got {first} and {second}")
-        cut = max(round(args.held_out * len(data["rewards"])), 4)
+        cut = max(round(args.held_out * len(data["rewards"])), 1 + max(args.landscape_states))
         if cut >= len(data["rewards"]):
             raise UserError(f"--held-out {args.held_out} of {len(data['rewards'])} transitions leaves none to train on")
     print("\n".join(f"{name:24} {value}" for name, value in vars(args).items()), flush=True)

@@ -631,7 +631,8 @@ def repeat(step, generator):
 
 def describe_morse(morse, info):
     """What must be equal for a Morse network's weights to mean the same: shapes, kernel, data, its normalisation."""
-    dataset = Path(info["dataset_id"]).name if info["dataset_id"].endswith(".hdf5") else info["dataset_id"]
+    dataset = info["dataset_id"]
+    dataset = Path(dataset).name if dataset.endswith((".hdf5", ".h5")) else dataset  # wherever the file lies
     facts = {"dataset": dataset, "shapes": [list(p.shape) for p in morse.parameters()]}
     facts |= {"kernel": [morse.kernel, morse.rq_shape if morse.kernel == "rq" else None, morse.kernel_scale]}
     facts |= {"action scale": [info[key].tolist() for key in ("action_low", "action_high")]}
@@ -738,7 +739,7 @@ def resolve(args):
     row = zip(DOMAIN_FIELDS, DOMAINS[domain_of(args.env_id)][1:])
     args = dataclasses.replace(args, **{name: value for name, value in row if getattr(args, name) is None})
     zero = "seed total_timesteps morse_steps q_weight uniform_weight constant_weight policy_noise noise_clip discount "
-    zero += "action_dims"
+    zero += "action_dims landscape_states"
     floors = dict.fromkeys(zero.split(), 0) | {"reward_shift": -1e12, "temperature": 1 / 80}
     ceilings = {"seed": 2**32 - 1, "tau": 1, "dataset_fraction": 1, "discount": 0.999999, "expectile": 0.999999}
     ceilings |= {"mode_offset": 1, "held_out": 1}

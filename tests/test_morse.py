@@ -98,7 +98,7 @@ def test_four_modes_from_a_copy_of_the_file_alone(tmp_path):
 def saved(pointmaze, tmp_path_factory):
     """A short study of a maze, and the network that it saved."""
     folder = tmp_path_factory.mktemp("morse")
-    words = ["--morse-steps", "500", "--morse-hidden-dims", "32", "--save", str(folder / "morse.pt")]
+    words = ["--morse-steps", "500", "--morse-hidden-dims", "32", "--landscape-states", "5", "7", "--save", str(folder / "morse.pt")]
     run_script("morse_only.py", "--env-id", pointmaze, *words, "--runs-dir", str(folder))
     return next(folder.glob("*__morse_only__*")), folder / "morse.pt"
 
