@@ -722,17 +722,17 @@ def draw_modes(data, morses, ends, starts, args, figures):
     state, kernel = torch.zeros(2, device=starts.device), (args.kernel, args.kernel_scale_factor)
     names = {key: f"{key[0].upper()}, $\\lambda$ = {key[1]:g} k" for key in morses}
 
-    figure, axes = plt.subplots(figsize=(6, 5), layout="constrained")
+    figure, axes = plt.subplots(figsize=(6, 6), layout="constrained")
     title = f"certainty, {names[kernel]}; policies, $\\mu$ = {args.temperature[-1]:g}"
     image = draw_certainty(axes, square(morses[kernel], state, state, (0, 1)), title)
     axes.scatter(*data["actions"][:500].T.cpu(), s=6, color="white", edgecolor="gray", lw=0.2, label="data")
-    looks = zip(OBJECTIVES, "xsD", (12, 60, 20), ("white", "tab:orange", "magenta"))
+    looks = zip(OBJECTIVES, "xsD", (12, 60, 20), ("red", "tab:orange", "magenta"))
     for objective, marker, size, color in reversed(list(looks)):
         key = (objective, None, None) if objective == "behaviour cloning" else (objective, kernel, args.temperature[-1])
         look = {"color": color} if marker == "x" else {"facecolor": "none", "edgecolor": color}
         axes.scatter(*ends[key][::7].T.cpu(), s=size, marker=marker, label=objective, **look)
     figure.colorbar(image, label="certainty M")
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), fontsize=8, ncols=2, facecolor="lightgray")
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), fontsize=8, facecolor="lightgray")
     figures("landscape", figure)
 
     for name, keys in {
