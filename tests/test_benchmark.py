@@ -1,9 +1,10 @@
 """The table that is made from results, and the random policy in it."""
 
 import json
+import shutil
 
 import pytest
-from conftest import run_script
+from conftest import ROOT, run_script
 
 MORSE = "python td3_bst.py --env-id td3-bst/x-v0 --seed {} --total-timesteps 100"
 
@@ -38,6 +39,12 @@ def test_report(tmp_path):
     assert "| td3-bst/x-v0 | IQL-BST | 50 | 1 | 30.0 |" in process.stdout
     assert "| td3-bst/x-v0 | IQL | 50 | 1 | 20.0 |" in process.stdout
     assert page.read_text() == f"before\n<!-- results -->\n{process.stdout.strip()}\n<!-- /results -->\nafter\n"
+
+
+def test_tables_of_the_readme_are_those_of_the_committed_results(tmp_path):
+    page = shutil.copy(ROOT / "README.md", tmp_path)
+    run_script("benchmark/report.py", str(ROOT / "benchmark/results/runs"), "--into", str(page))
+    assert page.read_text() == (ROOT / "README.md").read_text()
 
 
 def test_report_of_morse_networks(tmp_path):
