@@ -42,7 +42,8 @@ def test_report(tmp_path):
 
 
 def test_tables_of_the_readme_are_those_of_the_committed_results(tmp_path):
-    page = shutil.copy(ROOT / "README.md", tmp_path)
+    page = tmp_path / "page.md"
+    shutil.copy(ROOT / "README.md", page)
     run_script("benchmark/report.py", str(ROOT / "benchmark/results/runs"), "--into", str(page))
     assert page.read_text() == (ROOT / "README.md").read_text()
 
