@@ -94,7 +94,7 @@ class Args:
     reward_scale: float = 1.0
     """multiplies every reward of the data, after the shift"""
 
-    # ---- IQL (arXiv 2110.06169; defaults are its own but for dropout and initial weights)
+    # ---- IQL (arXiv 2110.06169; defaults are its own but for dropout and initial weights) ----
     discount: float | None = None
     """gamma, in [0, 1)"""
     expectile: float | None = None
@@ -689,10 +689,11 @@ def describe_morse(morse, info):
 
 def load_morse(morse, info, path):
     """Fill `morse` from a file of `morse_only.py --save`. Raises UserError where that is of another network or data."""
+    needed = describe_morse(morse, info)
     with explain(f"cannot read {path}", "pass a file of `morse_only.py --save`"):
         saved = torch.load(path, map_location="cpu", weights_only=True)
-        weights, facts = saved["morse"], {name: saved["facts"][name] for name in describe_morse(morse, info)}
-    for name, own in describe_morse(morse, info).items():
+        weights, facts = saved["morse"], {name: saved["facts"][name] for name in needed}
+    for name, own in needed.items():
         near = name == "observation scale" and np.allclose(facts[name], own, rtol=1e-4, atol=1e-4)  # but for rounding
         if facts[name] != own and not near:
             had, have = f"{facts[name]}"[:80], f"{own}"[:80]
@@ -734,11 +735,13 @@ def make_agent(obs_dim, action_dim, args, device):
     kernel = args.kernel_scale_factor * action_dim, args.kernel, args.rq_shape
     agent.morse = MorseNetwork(obs_dim, action_dim, args.morse_hidden_dims, *kernel).to(device)
     kind = {"fused": device.type in ("cpu", "cuda"), "capturable": device.type == "cuda"}  # in a CUDA graph
-    policy = [*agent.actor.parameters(), *agent.log_std.parameters()] if args.policy_extraction == "awr" else None
+    policy = list(agent.actor.parameters())
+    if args.policy_extraction == "awr":
+        policy += agent.log_std.parameters()
     rate = args.actor_learning_rate
     if device.type == "cuda":  # a graph would keep the number that it was recorded with; a tensor it reads each time
         rate = torch.tensor(rate, device=device)
-    agent.actor_optimizer = torch.optim.Adam(policy or agent.actor.parameters(), rate, **kind)
+    agent.actor_optimizer = torch.optim.Adam(policy, rate, **kind)
     agent.value_optimizer = torch.optim.Adam(agent.value.parameters(), args.value_learning_rate, **kind)
     agent.critic_optimizer = torch.optim.Adam(agent.critic.parameters(), args.critic_learning_rate, **kind)
     agent.morse_optimizer = torch.optim.Adam(agent.morse.parameters(), args.morse_learning_rate, **kind)

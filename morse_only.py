@@ -739,7 +739,6 @@ def draw_modes(data, morses, ends, starts, args, figures):
         "scales": [("rbf", factor) for factor in args.scale_factors],
         "kernels": [("rbf", args.kernel_scale_factor), ("rq", args.kernel_scale_factor)],
     }.items():
-        keys = [key for key in keys if key in morses]
         size = (3.2 * len(keys) + 0.8, 3.4)
         figure, grid = plt.subplots(1, len(keys), figsize=size, sharey=True, squeeze=False, layout="constrained")
         for axes, key in zip(grid[0], keys):

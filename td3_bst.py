@@ -641,10 +641,11 @@ def describe_morse(morse, info):
 
 def load_morse(morse, info, path):
     """Fill `morse` from a file of `morse_only.py --save`. Raises UserError where that is of another network or data."""
+    needed = describe_morse(morse, info)
     with explain(f"cannot read {path}", "pass a file of `morse_only.py --save`"):
         saved = torch.load(path, map_location="cpu", weights_only=True)
-        weights, facts = saved["morse"], {name: saved["facts"][name] for name in describe_morse(morse, info)}
-    for name, own in describe_morse(morse, info).items():
+        weights, facts = saved["morse"], {name: saved["facts"][name] for name in needed}
+    for name, own in needed.items():
         near = name == "observation scale" and np.allclose(facts[name], own, rtol=1e-4, atol=1e-4)  # but for rounding
         if facts[name] != own and not near:
             had, have = f"{facts[name]}"[:80], f"{own}"[:80]

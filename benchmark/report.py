@@ -89,8 +89,7 @@ def modes(records):
 
 def certainties(records):
     """Table of morse_only.py on datasets: mean certainty by what the action is, AUROC of the data's own against it."""
-    distances = {distance: None for record in records for distance in record["morse"]["certainty at distance"]}
-    distances = sorted(distances, key=float)
+    distances = sorted({d for record in records for d in record["morse"]["certainty at distance"]}, key=float)
     others = ["actions of other states", "uniform actions"]
     head = ["dataset", "kernel, lambda", "held-out data", *(f"at {distance}" for distance in distances), *others]
     lines = [[*head, *(f"AUROC, {name}" for name in others)]]

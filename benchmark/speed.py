@@ -9,6 +9,7 @@ CORL; Nishimori, JAX-CORL, which needs jax, flax and optax), with empty stand-in
 use."""
 
 import dataclasses
+import functools
 import importlib.util
 import sys
 import time
@@ -56,6 +57,7 @@ class Args:
     """clone of nissymori/JAX-CORL to time beside"""
 
 
+@functools.cache
 def load(path, *stand_ins):
     """A Python file as a module, with stand-ins for these packages, which it imports but its update does not use."""
     for name in stand_ins:

@@ -105,7 +105,7 @@ def test_graph_and_eager_learn_alike():
         values, started = [], time.time()
         for _ in range(1000 // args.policy_frequency):
             metrics = next(steps) if name == "graph" else update(agent, data, args, generator)
-            values.append(torch.stack([metrics["loss/critic"].detach(), metrics["loss/actor"].detach()]))
+            values.append(torch.stack([metrics["loss/critic"], metrics["loss/actor"]]))
         losses[name] = torch.stack(values).mean(0)
         print(f"{name}: {1000 / (time.time() - started):.0f} steps/s, loss of critic and policy {losses[name].tolist()}")
     torch.testing.assert_close(losses["graph"], losses["eager"], rtol=0.05, atol=0.05)
