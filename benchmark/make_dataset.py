@@ -1,61 +1,89 @@
-"""Recreate D4RL's PointMaze datasets where they cannot be downloaded.
+"""Recreate D4RL's maze datasets where they cannot be downloaded.
 
-    python benchmark/make_dataset.py pointmaze-umaze
-    python td3_bst.py --env-id td3-bst/pointmaze-umaze-v0
+    python benchmark/make_dataset.py pointmaze-umaze            # about a minute
+    python benchmark/make_dataset.py antmaze-medium-diverse     # with --workers, one process each
+    python td3_bst.py --env-id td3-bst/antmaze-medium-diverse-v0
 
-As D4RL (Fu et al. 2020, arXiv 2004.07219) and Minari made theirs: a waypoint planner on the maze's grid, a PD
-controller with action noise, goals resampled on success. An episode ends with the success step, stored as a
-truncation; the next one starts from the same state, and its first observation still shows the old goal.
+As D4RL (Fu et al. 2020, arXiv 2004.07219) and Minari made theirs: a waypoint planner on the maze's grid drives a point
+by a PD controller or an ant by a trained policy (benchmark/ant.npz, made by benchmark/train_ant.py), with noise on every
+action. An episode ends with the success step, stored as a truncation.
+
+PointMaze: the next episode starts from the state that the last one ended in, towards a new random goal, and its first
+observation still shows the old one. AntMaze: every episode starts anew, umaze from D4RL's start to D4RL's goal, play
+from a chosen cell to another (those that Gymnasium-Robotics chose, and the evaluation's), diverse from any to any.
 
 The result is an ordinary Minari dataset under this project's namespace, td3-bst, in Minari's local folder
-(~/.minari/datasets or $MINARI_DATASETS_PATH), with D4RL's evaluation task: random start, one fixed goal.
+(~/.minari/datasets or $MINARI_DATASETS_PATH), with D4RL's evaluation task: one fixed goal, from a random start in
+PointMaze and a fixed one in AntMaze. A report and a map of its states lie beside the data. Ctrl-C loses no finished part.
 It is recreated data: never put a score on it beside one on D4RL's own without saying so.
 """
 
 import copy
+import dataclasses
+import json
+import multiprocessing
+import pickle
 import shutil
+import signal
 import sys
 import time
 import warnings
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal
 
 import gymnasium as gym
-import gymnasium_robotics
+import matplotlib.pyplot as plt
 import minari
 import numpy as np
 import tyro
 from minari.data_collector import EpisodeBuffer
 from minari.storage import get_dataset_path
 
+gym.logger.min_level = gym.logger.ERROR  # Gymnasium calls the ant that D4RL's data needs out of date
+import gymnasium_robotics  # noqa: E402
+
 gym.register_envs(gymnasium_robotics)
 
-ENV_IDS = {
-    "pointmaze-umaze": "PointMaze_UMaze-v3",
-    "pointmaze-medium": "PointMaze_Medium-v3",
-    "pointmaze-large": "PointMaze_Large-v3",
+MAZES = {  # environment; the evaluation's start, (row, column), None where it is random, and goal
+    "pointmaze-umaze": ("PointMaze_UMaze-v3", None, (1, 1)),
+    "pointmaze-medium": ("PointMaze_Medium-v3", None, (6, 6)),
+    "pointmaze-large": ("PointMaze_Large-v3", None, (7, 9)),
+    "antmaze-umaze": ("AntMaze_UMaze-v4", (3, 1), (1, 1)),
+    "antmaze-umaze-diverse": ("AntMaze_UMaze-v4", (3, 1), (1, 1)),
+    "antmaze-medium-play": ("AntMaze_Medium-v4", (1, 1), (6, 6)),
+    "antmaze-medium-diverse": ("AntMaze_Medium-v4", (1, 1), (6, 6)),
+    "antmaze-large-play": ("AntMaze_Large-v4", (1, 1), (7, 9)),
+    "antmaze-large-diverse": ("AntMaze_Large-v4", (1, 1), (7, 9)),
 }
-EVAL_GOALS = {"pointmaze-umaze": (1, 1), "pointmaze-medium": (6, 6), "pointmaze-large": (7, 9)}  # (row, column)
+CONTROL_FIELDS = ("action_noise", "waypoint_radius", "waypoint_jitter")
+CONTROL = {"pointmaze": (0.5, 0.1, 0.1), "antmaze": (0.2, 1.0, 0.5)}
+ANT = Path(__file__).with_name("ant.npz")
 
 
-@dataclass
+@dataclasses.dataclass
 class Args:
-    maze: Annotated[Literal["pointmaze-umaze", "pointmaze-medium", "pointmaze-large"], tyro.conf.Positional]
+    maze: Annotated[Literal[tuple(MAZES)], tyro.conf.Positional]
     """the dataset to recreate"""
     steps: int = 1_000_000
     """environment steps to record; D4RL has 1M"""
     seed: int = 0
     """seed of starts, goals, waypoints and action noise"""
-    action_noise: float = 0.5
+    workers: int = 2
+    """processes for AntMaze; does not change the data"""
+    part_steps: int = 25_000
+    """AntMaze is recorded in parts of this many steps, each with a seed of its own; the last episode of each is cut"""
+    action_noise: float | None = None
     """standard deviation of the Gaussian noise on the controller's actions, which are in [-1, 1]"""
-    p_gain: float = 10.0
-    """the controller's force per metre from the waypoint"""
-    d_gain: float = -1.0
-    """the controller's force per metre a second of velocity"""
-    waypoint_radius: float = 0.1
+    waypoint_radius: float | None = None
     """distance in metres at which a waypoint counts as reached"""
-    waypoint_jitter: float = 0.1
+    waypoint_jitter: float | None = None
     """waypoints are cell centres plus a uniform offset of up to this many metres per axis"""
+    p_gain: float = 10.0
+    """PointMaze: the controller's force per metre from the waypoint"""
+    d_gain: float = -1.0
+    """PointMaze: the controller's force per metre a second of velocity"""
+    ant_gain: float = 0.7
+    """AntMaze: multiplies the walking policy's actions; slower than 1, and the ant falls half as often"""
 
 
 def shortest_path(maze_map, start, goal):
@@ -80,23 +108,58 @@ def plan(maze, obs, goal, jitter, rng):
     return [maze.cell_rowcol_to_xy(cell) + rng.uniform(-jitter, jitter, 2) for cell in cells[1:-1]] + [goal]
 
 
-def collect(env, args):
-    """Yield episodes as Minari `EpisodeBuffer`s until `args.steps` steps are recorded; the last one may be cut short."""
-    maze, rng = env.unwrapped.maze, np.random.default_rng(args.seed)
-    time_limit = gym.spec(ENV_IDS[args.maze]).max_episode_steps
-    obs, _ = env.reset(seed=args.seed)
-    remaining = args.steps
+def next_offset(waypoints, obs, radius):
+    """Offset (2,) from the agent to its waypoint, in metres; drops the first of the list where that is reached."""
+    if len(waypoints) > 1 and np.linalg.norm(waypoints[0] - obs["achieved_goal"]) <= radius:
+        waypoints.pop(0)
+    return waypoints[0] - obs["achieved_goal"]
+
+
+def make_controller(args):
+    """A function of an observation and the offset to the waypoint, (2,) in metres, to an action without noise."""
+    if args.maze.startswith("pointmaze"):
+        return lambda obs, offset: args.p_gain * offset + args.d_gain * obs["observation"][2:]
+    weights = np.load(ANT)
+
+    def walk(obs, offset):
+        x = np.concatenate([obs["observation"], offset / np.linalg.norm(offset)])  # (29,)
+        for i in range(2):
+            x = np.maximum(x @ weights[f"w{i}"] + weights[f"b{i}"], 0)
+        return args.ant_gain * np.tanh(x @ weights["w2"] + weights["b2"])
+
+    weights = {name: weights[name].astype(np.float64) for name in ("w0", "b0", "w1", "b1", "w2", "b2")}
+    return walk
+
+
+def draw_cells(args, maze, rng):
+    """Start and goal of an AntMaze episode as options of the environment's reset; other mazes draw their own."""
+    env_id, start, goal = MAZES[args.maze]
+    if args.maze == "antmaze-umaze":
+        return {"reset_cell": np.array(start), "goal_cell": np.array(goal)}
+    cells = np.argwhere(np.array(maze.maze_map, dtype=object) != 1)
+    if args.maze.endswith("play"):
+        chosen = gym.spec(env_id.replace("-v4", "_Diverse_GR-v4")).kwargs["maze_map"]
+        chosen = {tuple(cell) for cell in np.argwhere(np.array(chosen, dtype=object) == "c").tolist()}
+        cells = np.array(sorted(chosen | {start, goal}))
+    return dict(zip(("reset_cell", "goal_cell"), rng.choice(cells, 2, replace=False)))
+
+
+def collect(args, steps, seed):
+    """Yield episodes as Minari `EpisodeBuffer`s until `steps` steps are recorded; the last one may be cut short."""
+    env, rng, controller = make_env(args), np.random.default_rng(seed), make_controller(args)
+    maze, is_ant = env.unwrapped.maze, args.maze.startswith("antmaze")
+    time_limit = gym.spec(MAZES[args.maze][0]).max_episode_steps
+    obs, _ = env.reset(seed=seed)
+    remaining = steps
     while remaining > 0:
+        if is_ant:
+            obs, _ = env.reset(options=draw_cells(args, maze, rng))
         observations, actions, rewards = [obs], [], []
         goal = env.unwrapped.goal.copy()
         waypoints, success = plan(maze, obs, goal, args.waypoint_jitter, rng), False
         while not success and len(actions) < min(time_limit, remaining):
-            offset = waypoints[0] - obs["achieved_goal"]
-            if len(waypoints) > 1 and np.linalg.norm(offset) <= args.waypoint_radius:
-                waypoints.pop(0)
-                offset = waypoints[0] - obs["achieved_goal"]
-            action = args.p_gain * offset + args.d_gain * obs["observation"][2:]
-            action = np.clip(action + rng.normal(0, args.action_noise, 2), -1, 1).astype(np.float32)
+            action = controller(obs, next_offset(waypoints, obs, args.waypoint_radius))
+            action = np.clip(action + rng.normal(0, args.action_noise, len(action)), -1, 1).astype(np.float32)
             obs, reward, _, _, info = env.step(action)
             success = info["success"]
             observations.append(obs), actions.append(action), rewards.append(reward)
@@ -109,50 +172,151 @@ def collect(env, args):
             truncations=np.arange(length) == length - 1,
         )
         remaining -= length
-        if not success:
+        if not success and not is_ant:
             obs, _ = env.reset()
+    env.close()
+
+
+def make_env(args):
+    """The environment that the data comes from; in PointMaze its goal moves on when it is reached."""
+    is_point = args.maze.startswith("pointmaze")
+    return gym.make(MAZES[args.maze][0], continuing_task=True, reset_target=is_point, max_episode_steps=args.steps + 1)
+
+
+def evaluation_spec(args):
+    """Spec of the environment with D4RL's evaluation start and goal."""
+    env_id, start, goal = MAZES[args.maze]
+    spec = copy.deepcopy(gym.spec(env_id))
+    spec.kwargs["maze_map"] = [list(row) for row in spec.kwargs["maze_map"]]
+    for letter, cell in ("r", start), ("g", goal):
+        if cell:
+            spec.kwargs["maze_map"][cell[0]][cell[1]] = letter
+    return spec
+
+
+def start_worker(counter):
+    """Share the counter of steps with `record`, and leave Ctrl-C to the process that the user sees."""
+    global recorded
+    recorded = counter
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def record(job):
+    """Write one part, given as (args, steps, seed, path). Runs in a worker process."""
+    args, steps, seed, path = job
+    episodes = []
+    for episode in collect(args, steps, seed):
+        episodes.append(episode)
+        with recorded.get_lock():
+            recorded.value += len(episode)
+    unfinished = path.with_suffix(".unfinished")
+    unfinished.write_bytes(pickle.dumps(episodes))
+    unfinished.replace(path)
+
+
+def record_parts(args, folder):
+    """All episodes, from parts in `folder` that are there already and from those that worker processes add."""
+    size = args.steps if args.maze.startswith("pointmaze") else args.part_steps  # PointMaze is one chain of episodes
+    lengths = [min(size, args.steps - start) for start in range(0, args.steps, size)]
+    seeds = np.random.SeedSequence(args.seed).generate_state(len(lengths)).tolist() if len(lengths) > 1 else [args.seed]
+    jobs = [(args, *job, folder / f"{i}.pkl") for i, job in enumerate(zip(lengths, seeds))]
+    missing = [job for job in jobs if not job[-1].exists()]
+    before, started = args.steps - sum(steps for _, steps, *_ in missing), time.time()
+    context = multiprocessing.get_context("spawn")
+    counter = context.Value("l", before)
+    with context.Pool(max(1, min(args.workers, len(missing))), start_worker, [counter]) as pool:
+        result = pool.map_async(record, missing, chunksize=1)
+        while not result.ready():
+            result.wait(1)
+            rate = (counter.value - before) / (time.time() - started)
+            left = f", {(args.steps - counter.value) / rate:.0f} s left   " if rate else ""
+            print(f"\r{counter.value:,} of {args.steps:,} steps{left}", end="", flush=True)
+        result.get()
+    print()
+    return [episode for *_, path in jobs for episode in pickle.loads(path.read_bytes())]
+
+
+def describe(args, episodes, folder):
+    """Write report.json and coverage.png, a map of where the agent was, into `folder`. Returns the report."""
+    time_limit = gym.spec(MAZES[args.maze][0]).max_episode_steps
+    success = np.array([episode.rewards[-1] > 0 for episode in episodes])
+    lengths = np.array([len(episode) for episode in episodes])
+    whole = success | (lengths == time_limit)  # the others were cut at the end of a part
+    returns = np.array([np.sum(episode.rewards) for episode in episodes])
+    positions = np.concatenate([episode.observations["achieved_goal"] for episode in episodes])  # (steps + episodes, 2)
+    report = {"dataset": f"td3-bst/{args.maze}-v0", "steps": int(lengths.sum()), "episodes": len(episodes)}
+    report |= {"success rate": float(success[whole].mean()), "mean return": float(returns.mean())}
+    report |= {"mean length": float(lengths[whole].mean()), "mean length of successes": float(lengths[success].mean())}
+    report |= {"arguments": dataclasses.asdict(args)}
+    (folder / "report.json").write_text(json.dumps(report, indent=1))
+
+    maze = make_env(args).unwrapped.maze
+    size, (rows, columns) = maze.maze_size_scaling, np.shape(maze.maze_map)
+    extent = np.array([-columns, columns, -rows, rows]) * size / 2  # metres
+    bins = (columns * 8, rows * 8)
+    counts, *_ = np.histogram2d(*positions.T, bins, extent.reshape(2, 2))
+    figure, axes = plt.subplots(figsize=(columns / 2 + 1, rows / 2), layout="constrained")
+    image = axes.imshow(np.log10(np.where(counts > 0, counts, np.nan)).T, origin="lower", extent=extent)
+    walls = np.where(np.array(maze.maze_map, dtype=object) == 1, 0.4, np.nan).astype(float)
+    axes.imshow(walls, cmap="gray", vmin=0, vmax=1, extent=extent)
+    for letter, cell in zip("SG", MAZES[args.maze][1:]):
+        if cell:
+            axes.text(*maze.cell_rowcol_to_xy(np.array(cell)), letter, color="red", ha="center", va="center")
+    axes.set(title=f"{report['dataset']}: {len(episodes):,} episodes, {100 * report['success rate']:.0f}% reach their goal")
+    axes.set(xlabel="metres", ylabel="metres")
+    figure.colorbar(image, label=f"log10 of states in {size / 8:g} m squares")
+    figure.savefig(folder / "coverage.png", dpi=100)
+    return report
+
+
+def resolve(args):
+    """The arguments with unset fields filled from the table CONTROL."""
+    control = zip(CONTROL_FIELDS, CONTROL[args.maze.partition("-")[0]])
+    return dataclasses.replace(args, **{name: value for name, value in control if getattr(args, name) is None})
 
 
 def main(args):
+    args = resolve(args)
+    for name in ("steps", "workers", "part_steps"):
+        if getattr(args, name) < 1:
+            sys.exit(f"error: --{name.replace('_', '-')} must be at least 1, got {getattr(args, name)}")
     dataset_id = f"td3-bst/{args.maze}-v0"
     path = get_dataset_path(dataset_id)
-    if args.steps < 1:
-        sys.exit(f"error: --steps must be at least 1, got {args.steps}")
     if path.exists():
         sys.exit(f"error: {path} exists; to make it anew, delete that folder first")
-    env = gym.make(ENV_IDS[args.maze], continuing_task=True, reset_target=True, max_episode_steps=args.steps + 1)
-    eval_spec = copy.deepcopy(gym.spec(ENV_IDS[args.maze]))
-    eval_spec.kwargs["maze_map"] = [list(row) for row in eval_spec.kwargs["maze_map"]]
-    row, column = EVAL_GOALS[args.maze]
-    eval_spec.kwargs["maze_map"][row][column] = "g"
+    folder = path.with_name(f".{path.name}-parts")  # hidden, or Minari would take it for a dataset
+    settings = {name: value for name, value in dataclasses.asdict(args).items() if name != "workers"}
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "args.json").exists():
+        (folder / "args.json").write_text(json.dumps(settings))
+    if json.loads((folder / "args.json").read_text()) != settings:
+        sys.exit(f"error: {folder} has parts made with other arguments; go on with those, or delete that folder first")
+    episodes = record_parts(args, folder)
 
-    episodes, done, successes, started = [], 0, 0, time.time()
-    for episode in collect(env, args):
-        episodes.append(episode)
-        done += len(episode)
-        successes += int(episode.rewards[-1])
-        if len(episodes) % 100 == 0 or done == args.steps:
-            eta = (time.time() - started) / done * (args.steps - done)
-            print(f"\r{done:,} of {args.steps:,} steps, {len(episodes):,} episodes, {eta:.0f} s left ", end="", flush=True)
-    print(f"\n{successes:,} of {len(episodes):,} episodes reached their goal; writing {path} ...")
+    print(f"writing {path} ...", flush=True)
     try:
         warnings.filterwarnings("ignore", category=UserWarning, module="minari")  # author and e-mail, which it has not
         minari.create_dataset_from_buffers(
             dataset_id,
             episodes,
-            env=env,
-            eval_env=eval_spec,
-            algorithm_name="breadth-first waypoints and a PD controller",
+            env=make_env(args),
+            eval_env=evaluation_spec(args),
+            ref_min_score=0.0,
+            ref_max_score=1.0,
+            algorithm_name="breadth-first waypoints and a PD controller or walking policy",
             description=f"D4RL's {args.maze}, recreated by benchmark/make_dataset.py with {args}",
         )
+        report = describe(args, episodes, path)
     except BaseException:
         shutil.rmtree(path, ignore_errors=True)  # a half-written dataset would be taken for a whole one
         raise
-    print(f"done: python td3_bst.py --env-id {dataset_id}")
+    shutil.rmtree(folder)
+    print(", ".join(f"{name} {report[name]:.3g}" for name in ("success rate", "mean return", "mean length")))
+    print(f"report and map: {path}/report.json, coverage.png\ndone: python td3_bst.py --env-id {dataset_id}")
 
 
 if __name__ == "__main__":
     try:
         main(tyro.cli(Args, description=__doc__))
     except KeyboardInterrupt:
-        sys.exit("\nstopped: nothing was written")
+        sys.exit("\nstopped; the same command goes on from the parts that are finished")

@@ -19,14 +19,15 @@ import tyro
 
 
 RUNNING = {"--env-id", "--seed", "--exp-name", "--runs-dir", "--total-timesteps", "--eval-freq", "--eval-episodes"}
+BOUNDS = {"random": "random policy", "planner": "the data's planner without noise"}
 NAMED = {"--weighting", "--q-weight", "--policy-extraction"}  # flags that `method` puts into words
 
 
 def method(record):
     """What a run's arguments make of its script, with the flags of its command that change the algorithm."""
     args, words = record["args"], shlex.split(record["command"])[2:]
-    if args["exp_name"] == "random":
-        return "random policy"
+    if args["exp_name"] in BOUNDS:
+        return BOUNDS[args["exp_name"]]
     if args.get("policy_extraction") == "awr":
         name = "IQL"
     elif not args["q_weight"]:

@@ -1,0 +1,52 @@
+"""Evaluate the planner that recreated a dataset, without noise, on the dataset's evaluation task: what to hope for.
+
+    python benchmark/planner_policy.py antmaze-large-play
+"""
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Literal
+
+import gymnasium as gym
+import numpy as np
+import tyro
+from make_dataset import MAZES, Args, evaluation_spec, make_controller, next_offset, plan, resolve
+
+
+def main(maze: tyro.conf.Positional[Literal[tuple(MAZES)]], seed: int = 1, episodes: int = 100, runs_dir: str = "runs"):
+    """Writes RUNS_DIR/.../results.json, of the form that td3_bst.py leaves; step 0 is its only evaluation.
+
+    Args:
+        maze: dataset, as make_dataset.py takes it
+        seed: of the evaluation episodes, which are those of td3_bst.py with this seed
+        episodes: number of evaluation episodes
+        runs_dir: folder that the run's own folder is made in
+    """
+    args = resolve(Args(maze, seed=seed, action_noise=0.0))
+    spec = evaluation_spec(args)
+    spec.kwargs["continuing_task"] = False
+    env, controller, rng = gym.make(spec), make_controller(args), np.random.default_rng(seed)
+    returns, lengths, terminations = [], [], []
+    for episode_seed in np.random.SeedSequence(seed).generate_state(episodes):
+        obs, _ = env.reset(seed=int(episode_seed))
+        waypoints = plan(env.unwrapped.maze, obs, obs["desired_goal"], args.waypoint_jitter, rng)
+        total, length, terminated, truncated = 0.0, 0, False, False
+        while not (terminated or truncated):
+            action = controller(obs, next_offset(waypoints, obs, args.waypoint_radius))
+            obs, reward, terminated, truncated, _ = env.step(np.clip(action, -1, 1).astype(np.float32))
+            total, length = total + reward, length + 1
+        returns.append(total), lengths.append(length), terminations.append(terminated)
+    entry = {"step": 0, "last": True, "score": 100 * np.mean(terminations), "return_mean": np.mean(returns)}
+    entry |= {"returns": returns, "lengths": lengths, "terminations": terminations}
+    folder = Path(runs_dir) / f"{maze}__planner__{seed}"
+    folder.mkdir(parents=True, exist_ok=True)
+    record = {"args": {"seed": seed, "exp_name": "planner"}, "dataset_id": f"td3-bst/{maze}-v0"}
+    record |= {"command": shlex.join(["python", *sys.argv]), "evaluations": [entry]}
+    (folder / "results.json").write_text(json.dumps(record))
+    print(f"planner: score {entry['score']}, mean length {np.mean(lengths):.0f}")
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

@@ -1,0 +1,137 @@
+"""The recreated mazes: who starts where, when an episode ends, worker processes, going on after Ctrl-C, the report."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import gymnasium as gym
+import make_dataset
+import minari
+import numpy as np
+import pytest
+from conftest import ROOT, run_script
+from td3_bst import evaluation_env
+from test_data import load
+
+SMALL = ("antmaze-medium-diverse", "--steps", "1500", "--part-steps", "600")
+DATASET = "td3-bst/antmaze-medium-diverse-v0"
+
+
+@pytest.fixture(scope="module")
+def antmaze(tmp_path_factory):
+    """Folder with a small recreated AntMaze of three parts, made by two processes."""
+    folder = tmp_path_factory.mktemp("ant")
+    run_script("benchmark/make_dataset.py", *SMALL, "--workers", "2", MINARI_DATASETS_PATH=str(folder))
+    return folder
+
+
+def read(folder):
+    """Everything in the dataset below a folder, episodes in order."""
+    dataset = minari.MinariDataset(folder / DATASET / "data")
+    return [(e.observations["observation"], e.actions, e.rewards, e.truncations) for e in dataset.iterate_episodes()]
+
+
+def test_recreated_antmaze(antmaze, monkeypatch):
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(antmaze))
+    dataset = minari.load_dataset(DATASET)
+    space = dataset.observation_space
+    assert {key: space[key].shape for key in space} == {"observation": (27,), "achieved_goal": (2,), "desired_goal": (2,)}
+    assert dataset.total_steps == 1500 and not [path for path in antmaze.rglob(".*")]
+    assert [dataset.storage.metadata[key] for key in ("ref_min_score", "ref_max_score")] == [0, 1]
+    assert dataset.env_spec.id == "AntMaze_Medium-v4"
+    for episode in dataset.iterate_episodes():
+        assert not episode.terminations.any() and episode.truncations.tolist() == [False] * (len(episode) - 1) + [True]
+        assert (episode.rewards[:-1] == 0).all() and (np.abs(episode.actions) <= 1).all()
+        assert len(np.unique(episode.observations["desired_goal"], axis=0)) == 1
+    data, info = load(DATASET)
+    assert data["observations"].shape == (1500, 31) and info["is_maze"]
+    report = json.loads((antmaze / DATASET / "report.json").read_text())
+    assert report["steps"] == 1500 and report["episodes"] == dataset.total_episodes
+    assert (antmaze / DATASET / "coverage.png").stat().st_size > 1000
+
+
+def test_evaluation_task_is_d4rls(antmaze, monkeypatch):
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(antmaze))
+    env = evaluation_env(None, minari.load_dataset(DATASET))
+    maze = env.unwrapped.maze
+    for seed in range(3):
+        obs, _ = env.reset(seed=seed)
+        assert tuple(maze.cell_xy_to_rowcol(obs["achieved_goal"])) == (1, 1)
+        assert tuple(maze.cell_xy_to_rowcol(obs["desired_goal"])) == (6, 6)
+    assert env.spec.max_episode_steps == 1000 and not env.spec.kwargs["continuing_task"]
+
+
+def test_the_data_does_not_depend_on_workers_or_on_being_stopped(antmaze, tmp_path):
+    """Stopped by Ctrl-C after its first part, called again with one worker: the same data."""
+    command = [sys.executable, str(ROOT / "benchmark/make_dataset.py"), *SMALL, "--workers", "1"]
+    env = os.environ | {"MINARI_DATASETS_PATH": str(tmp_path)}
+    process = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    while not list(tmp_path.rglob("0.pkl")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    message = process.communicate(timeout=60)[1]
+    assert process.returncode == 1 and "goes on from the parts that are finished" in message and "Traceback" not in message
+    assert len(list(tmp_path.rglob("*.pkl"))) < 3
+    other = run_script("benchmark/make_dataset.py", *SMALL[:-1], "700", MINARI_DATASETS_PATH=str(tmp_path), ok=False)
+    assert other.returncode == 1 and "made with other arguments" in other.stderr and "Traceback" not in other.stderr
+    first = next(tmp_path.rglob("0.pkl")).stat().st_mtime_ns
+    resumed = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
+    stamps = set()
+    while resumed.poll() is None:
+        stamps |= {path.stat().st_mtime_ns for path in tmp_path.rglob("0.pkl")}
+        time.sleep(0.01)
+    assert resumed.returncode == 0 and stamps == {first}  # that part was not recorded again
+    for old, new in zip(read(antmaze), read(tmp_path), strict=True):
+        assert all(np.array_equal(x, y) for x, y in zip(old, new))
+
+
+def cells(name, n=300):
+    """Starts and goals that are drawn for a dataset, as a set of pairs."""
+    args, rng = make_dataset.Args(name), np.random.default_rng(0)
+    maze = make_dataset.make_env(args).unwrapped.maze
+    drawn = [make_dataset.draw_cells(args, maze, rng) for _ in range(n)]
+    return {(tuple(cell["reset_cell"].tolist()), tuple(cell["goal_cell"].tolist())) for cell in drawn}
+
+
+def test_starts_and_goals():
+    assert cells("antmaze-umaze") == {((3, 1), (1, 1))}
+    free = {(1, 1), (1, 2), (1, 3), (2, 3), (3, 1), (3, 2), (3, 3)}
+    assert cells("antmaze-umaze-diverse") == {(a, b) for a in free for b in free if a != b}
+    chosen = {(1, 1), (2, 6), (5, 1), (6, 5), (6, 6)}  # Gymnasium-Robotics' and the evaluation's goal
+    assert cells("antmaze-medium-play") == {(a, b) for a in chosen for b in chosen if a != b}
+    assert {a for pair in cells("antmaze-large-play") for a in pair} >= {(1, 1), (7, 9), (3, 5)}
+    assert len({a for pair in cells("antmaze-large-diverse", 1000) for a in pair}) == 46
+
+
+def test_the_planner_takes_the_shortest_way():
+    maze = gym.spec("AntMaze_Medium-v4").kwargs["maze_map"]
+    path = make_dataset.shortest_path(maze, (1, 1), (6, 6))
+    assert path[0] == (1, 1) and path[-1] == (6, 6) and len(path) == 11  # as if there were no walls
+    assert all(abs(a - c) + abs(b - d) == 1 and maze[c][d] != 1 for (a, b), (c, d) in zip(path, path[1:]))
+
+
+def test_actions_are_the_controllers_with_noise():
+    """The actions without noise, where the waypoint is the goal itself: what is left has the deviation asked for."""
+    args = make_dataset.resolve(make_dataset.Args("antmaze-umaze", steps=400))
+    controller, left = make_dataset.make_controller(args), []
+    args.waypoint_radius = 1e9  # each step drops a waypoint
+    for episode in make_dataset.collect(args, 400, 0):
+        for t in range(10, len(episode)):
+            obs = {key: values[t] for key, values in episode.observations.items()}
+            clean = controller(obs, obs["desired_goal"] - obs["achieved_goal"])
+            inner = np.abs(episode.actions[t]) < 1
+            left += (episode.actions[t] - clean)[inner & (np.abs(clean) < 0.3)].tolist()
+    assert len(left) > 100 and np.std(left) == pytest.approx(0.2, rel=0.15) and abs(np.mean(left)) < 0.05
+
+
+def test_planner_policy(tmp_path):
+    args = ("pointmaze-umaze", "--episodes", "5", "--runs-dir", str(tmp_path))
+    run_script("benchmark/planner_policy.py", *args)
+    (file,) = tmp_path.glob("*/results.json")
+    (entry,) = json.loads(file.read_text())["evaluations"]
+    assert entry["terminations"] == [True] * 5 and entry["score"] == 100 and max(entry["lengths"]) < 300
+    assert "the data's planner without noise" in run_script("benchmark/report.py", str(tmp_path)).stdout
