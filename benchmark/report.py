@@ -21,6 +21,7 @@ import tyro
 RUNNING = {"--env-id", "--seed", "--exp-name", "--runs-dir", "--total-timesteps", "--eval-freq", "--eval-episodes"}
 BOUNDS = {"random": "random policy", "planner": "the data's planner without noise"}
 NAMED = {"--weighting", "--q-weight", "--policy-extraction"}  # flags that `method` puts into words
+KERNEL = {"--kernel", "--kernel-scale-factor", "--log-freq"}  # that the table of certainties has elsewhere, or nobody asks
 
 
 def method(record):
@@ -36,9 +37,13 @@ def method(record):
         name = "IQL-BST" if args["weighting"] == "morse" else "IQL's critics, constant weight"
     else:
         name = "TD3-BST" if args["weighting"] == "morse" else "TD3+BC"
+    return " ".join([name, *shown_flags(words, RUNNING | NAMED)])
+
+
+def shown_flags(words, hidden):
+    """The flags of a command's words with their values, each in backquotes, but for those whose name is hidden."""
     flags = re.split(r" (?=--)", " ".join(words))
-    shown = [flag for flag in flags if flag.partition(" ")[0] not in RUNNING | NAMED]
-    return " ".join([name, *(f"`{flag}`" for flag in shown)])
+    return [f"`{flag}`" for flag in flags if flag and flag.partition(" ")[0] not in hidden]
 
 
 def markdown(rows):
@@ -99,6 +104,7 @@ def certainties(records):
         values = [study["certainty"]["held-out data"], *map(study["certainty at distance"].get, distances)]
         values += [study["certainty"][name] for name in others] + [study["AUROC against"][name] for name in others]
         kernel = f"{args['kernel'].upper()}, {args['kernel_scale_factor']:g} k"
+        kernel = " ".join([kernel, *shown_flags(shlex.split(record["command"])[2:], RUNNING | KERNEL)])
         lines.append([record["dataset_id"], kernel, *("" if value is None else f"{value:.2f}" for value in values)])
     return markdown(lines)
 

@@ -58,10 +58,12 @@ def test_unknown_id_without_near_matches():
         load("xyzzy")
 
 
-def test_absent_dataset_and_unreachable_remote():
-    help = "recreate it: `python benchmark/make_dataset.py pointmaze-large`"
-    with pytest.raises(UserError, match=f"cannot be downloaded .*; {help}"):
-        load("pointmaze-large")
+@pytest.mark.parametrize("maze", ["pointmaze-large", "antmaze-umaze", "antmaze-large-diverse"])
+@pytest.mark.parametrize("form", ["{}", "{}-v1", "td3-bst/{}-v0"])
+def test_absent_dataset_and_unreachable_remote(maze, form):
+    advice = f"recreate it: `python benchmark/make_dataset.py {maze}`, then --env-id td3-bst/{maze}-v0"
+    with pytest.raises(UserError, match=f"cannot be downloaded .*; {advice}"):
+        load(form.format(maze))
 
 
 def test_absent_locomotion_file(monkeypatch, tmp_path):
