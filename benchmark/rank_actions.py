@@ -8,6 +8,7 @@ first is above Q of the others, the mean difference, and each action's certainty
 """
 
 import json
+import sys
 from pathlib import Path
 
 import make_dataset
@@ -15,10 +16,8 @@ import numpy as np
 import torch
 import tyro
 
-import sys
-
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-import td3_bst  # noqa: E402
+import td3_bst
 
 TURNS = {"onward": 0.0, "left": np.pi / 2, "right": -np.pi / 2, "back": np.pi}  # radians
 
@@ -48,7 +47,7 @@ def main(runs: tyro.conf.Positional[tuple[str, ...]], states: int = 5000, seed: 
     for run in runs:
         record = json.loads((Path(run) / "args.json").read_text())
         maze_name = record["dataset_id"].removeprefix("td3-bst/").removesuffix("-v0")
-        known = {field for field in vars(td3_bst.Args())} & set(record["args"])
+        known = set(vars(td3_bst.Args())) & set(record["args"])
         args = td3_bst.resolve(td3_bst.Args(**{name: record["args"][name] for name in known}))
         data, info = td3_bst.load_dataset(args, torch.device("cpu"))
         maze_args = make_dataset.resolve(make_dataset.Args(maze_name))

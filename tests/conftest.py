@@ -1,6 +1,7 @@
 """Shared by the tests: the script as a module, a Minari folder of the test run's own, small hand-made datasets."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -32,6 +33,11 @@ def pointmaze(minari_folder):
     """A recreated pointmaze-umaze of 20,000 steps, made by the command that the README gives."""
     run_script("benchmark/make_dataset.py", "pointmaze-umaze", "--steps", "20000")
     return "td3-bst/pointmaze-umaze-v0"
+
+
+def heed_ctrl_c():
+    """In a child process: what is started in the background by a shell ignores Ctrl-C, and so would its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def run_script(script, *args, cwd=None, ok=True, **env):

@@ -61,12 +61,13 @@ def test_report_of_morse_networks(tmp_path):
     out = run_script("benchmark/report.py", str(tmp_path)).stdout
     assert "| 2 seeds, mu = 0.25 / 1 | RBF, 0.5 k |" in out and "| behaviour cloning | 0 |" in out
     assert "| uncertainty alone | 25 / 70 |" in out
-    assert "| maze | RQ, 2 k | 0.90 | 0.70 | 0.60 | 0.10 | 0.80 | 0.99 |" in out
+    assert "| maze | RQ, 2 k `--num-uniform 4` | 0.90 | 0.70 | 0.60 | 0.10 | 0.80 | 0.99 |" in out
 
 
 def write_morse(folder, name, study):
     (folder / name).mkdir()
-    record = {"dataset_id": name, "args": {"kernel": "rq", "kernel_scale_factor": 2.0}, "morse": study}
+    command = "python morse_only.py --env-id maze --kernel rq --kernel-scale-factor 2 --num-uniform 4 --seed 1"
+    record = {"dataset_id": name, "args": {"kernel": "rq", "kernel_scale_factor": 2.0}, "morse": study, "command": command}
     (folder / name / "results.json").write_text(json.dumps(record))
 
 

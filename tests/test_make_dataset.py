@@ -12,7 +12,8 @@ import make_dataset
 import minari
 import numpy as np
 import pytest
-from conftest import ROOT, run_script
+import rank_actions
+from conftest import ROOT, heed_ctrl_c, run_script
 from td3_bst import evaluation_env
 from test_data import load
 
@@ -46,11 +47,28 @@ def test_recreated_antmaze(antmaze, monkeypatch):
         assert not episode.terminations.any() and episode.truncations.tolist() == [False] * (len(episode) - 1) + [True]
         assert (episode.rewards[:-1] == 0).all() and (np.abs(episode.actions) <= 1).all()
         assert len(np.unique(episode.observations["desired_goal"], axis=0)) == 1
+    starts = [episode.observations["achieved_goal"][0] for episode in dataset.iterate_episodes()]
+    assert len(np.unique(starts, axis=0)) == dataset.total_episodes  # no part is like another
     data, info = load(DATASET)
     assert data["observations"].shape == (1500, 31) and info["is_maze"]
     report = json.loads((antmaze / DATASET / "report.json").read_text())
     assert report["steps"] == 1500 and report["episodes"] == dataset.total_episodes
     assert (antmaze / DATASET / "coverage.png").stat().st_size > 1000
+
+
+def test_report_counts_whole_episodes(tmp_path):
+    """One reaches its goal, one runs into the time limit of 300, one is cut where its part ends: half succeed."""
+    episodes = []
+    for length, reward in (20, 1.0), (300, 0.0), (7, 0.0):
+        rewards = np.zeros(length)
+        rewards[-1] = reward
+        obs = {key: np.ones((length + 1, 2)) for key in ("achieved_goal", "desired_goal", "observation")}
+        episodes.append(minari.data_collector.EpisodeBuffer(observations=obs, actions=np.zeros((length, 2)), rewards=rewards))
+    report = make_dataset.describe(make_dataset.Args("pointmaze-umaze"), episodes, tmp_path)
+    assert report == json.loads((tmp_path / "report.json").read_text())
+    assert (report["episodes"], report["steps"], report["success rate"]) == (3, 327, 0.5)
+    assert (report["mean length"], report["mean length of successes"]) == (160, 20)
+    assert report["mean return"] == pytest.approx(1 / 3)
 
 
 def test_evaluation_task_is_d4rls(antmaze, monkeypatch):
@@ -68,7 +86,7 @@ def test_the_data_does_not_depend_on_workers_or_on_being_stopped(antmaze, tmp_pa
     """Stopped by Ctrl-C after its first part, called again with one worker: the same data."""
     command = [sys.executable, str(ROOT / "benchmark/make_dataset.py"), *SMALL, "--workers", "1"]
     env = os.environ | {"MINARI_DATASETS_PATH": str(tmp_path)}
-    process = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    process = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True, preexec_fn=heed_ctrl_c)
     while not list(tmp_path.rglob("0.pkl")):
         assert process.poll() is None
         time.sleep(0.01)
@@ -135,3 +153,50 @@ def test_planner_policy(tmp_path):
     (entry,) = json.loads(file.read_text())["evaluations"]
     assert entry["terminations"] == [True] * 5 and entry["score"] == 100 and max(entry["lengths"]) < 300
     assert "the data's planner without noise" in run_script("benchmark/report.py", str(tmp_path)).stdout
+
+
+def test_ways_turn_the_direction():
+    """With a controller that returns the offset itself: towards the next cell, left, right and back."""
+    maze = make_dataset.make_env(make_dataset.Args("antmaze-umaze")).unwrapped.maze
+    obs = np.zeros(31)
+    obs[:2], obs[2:4], obs[5] = maze.cell_rowcol_to_xy(np.array((3, 1))), maze.cell_rowcol_to_xy(np.array((1, 1))), 1
+    offsets = rank_actions.ways(obs, maze, lambda _, offset: offset)
+    assert offsets == pytest.approx(np.array([[4, 0], [0, 4], [0, -4], [-4, 0]]), abs=1e-9)  # the next cell is to the east
+    obs[:2] = obs[2:4] + (0.5, 0)
+    assert rank_actions.ways(obs, maze, lambda _, offset: offset)[0] == pytest.approx([-0.5, 0])  # the goal itself
+    obs[:2] = obs[2:4]
+    assert rank_actions.ways(obs, maze, lambda _, offset: offset) is None
+    obs[:2], obs[5:7] = maze.cell_rowcol_to_xy(np.array((3, 1))), (0, 1)
+    assert rank_actions.ways(obs, maze, lambda _, offset: offset) is None  # on its back
+
+
+def test_rank_actions(antmaze, tmp_path, monkeypatch):
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(antmaze))
+    args = ("--env-id", DATASET, "--total-timesteps", "20", "--morse-steps", "20", "--eval-episodes", "1")
+    run_script("td3_bst.py", *args, "--runs-dir", str(tmp_path))
+    (run,) = tmp_path.iterdir()
+    rows = [line.split(" | ") for line in run_script("benchmark/rank_actions.py", str(run)).stdout.splitlines()]
+    table = {row[0].strip("| "): row[1:] for row in rows if len(row) == 5}
+    assert list(table) == ["action", "---", "onward", "left", "right", "back", "the data's", "uniform", "the policy's"]
+    assert 0.3 < float(table["the data's"][2]) < 1.5 < float(table["uniform"][2])  # 0.57 is the noise
+
+
+def test_weights_of_the_walking_policy(tmp_path, monkeypatch):
+    """What train_ant.py writes is what make_dataset.py reads; its ant observes what AntMaze's does."""
+    pytest.importorskip("stable_baselines3", reason="train_ant.py needs it, nothing else does")
+    import train_ant
+
+    file = tmp_path / "ant.npz"
+    train_ant.main(train_ant.Args(str(file), total_steps=64, report_freq=32, hidden_dim=16))
+    monkeypatch.setattr(make_dataset, "ANT", file)
+    obs, _ = make_dataset.make_env(make_dataset.Args("antmaze-umaze")).reset(seed=0)
+    action = make_dataset.make_controller(make_dataset.Args("antmaze-umaze"))(obs, np.array([1.0, 0.0]))
+    assert action.shape == (8,) and (np.abs(action) <= 0.7).all()
+    env = train_ant.WalkingAnt(3.0)
+    start, _ = env.reset(seed=0)
+    assert start.shape == (29,) and np.linalg.norm(start[-2:]) == pytest.approx(1, abs=1e-6)
+    assert start[:13] == pytest.approx(env.unwrapped.data.qpos[2:], abs=1e-6)
+    before = np.linalg.norm(env.target - env.unwrapped.data.qpos[:2])
+    _, reward, fallen, _, _ = env.step(np.zeros(8, np.float32))
+    speed = (before - np.linalg.norm(env.target - env.unwrapped.data.qpos[:2])) / 0.05
+    assert not fallen and reward == pytest.approx(speed + 0.5)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import td3_bst
 import torch
-from conftest import ROOT, run_script
+from conftest import ROOT, heed_ctrl_c, run_script
 from td3_bst import Args, UserError, main, parse_args, resolve
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -148,7 +148,8 @@ def test_signals(pointmaze, tmp_path, number):
     """Ctrl-C and a kill of the real process, with another run as the reference."""
     kwargs = TINY | {"env_id": pointmaze, "morse_steps": 200, "total_timesteps": 2000, "eval_freq": 1000, "log_freq": 50}
     command = [sys.executable, str(ROOT / "td3_bst.py"), *flags(**kwargs, runs_dir=tmp_path / "a")]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(command, **pipes, text=True, preexec_fn=heed_ctrl_c)
     deadline = time.time() + 120
     while not list(tmp_path.glob("a/*/checkpoint.pt")) and time.time() < deadline:
         time.sleep(0.05)
