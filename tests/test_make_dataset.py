@@ -86,11 +86,12 @@ def test_the_data_does_not_depend_on_workers_or_on_being_stopped(antmaze, tmp_pa
     """Stopped by Ctrl-C after its first part, called again with one worker: the same data."""
     command = [sys.executable, str(ROOT / "benchmark/make_dataset.py"), *SMALL, "--workers", "1"]
     env = os.environ | {"MINARI_DATASETS_PATH": str(tmp_path)}
-    process = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True, preexec_fn=heed_ctrl_c)
+    own_group = {"start_new_session": True, "preexec_fn": heed_ctrl_c}
+    process = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True, **own_group)
     while not list(tmp_path.rglob("0.pkl")):
         assert process.poll() is None
         time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers as well
     message = process.communicate(timeout=60)[1]
     assert process.returncode == 1 and "goes on from the parts that are finished" in message and "Traceback" not in message
     assert len(list(tmp_path.rglob("*.pkl"))) < 3
@@ -130,6 +131,18 @@ def test_the_planner_takes_the_shortest_way():
     path = make_dataset.shortest_path(maze, (1, 1), (6, 6))
     assert path[0] == (1, 1) and path[-1] == (6, 6) and len(path) == 11  # as if there were no walls
     assert all(abs(a - c) + abs(b - d) == 1 and maze[c][d] != 1 for (a, b), (c, d) in zip(path, path[1:]))
+
+
+def test_the_walking_policy():
+    """Half the action at half the gain, and the network's float64 arithmetic."""
+    obs, _ = make_dataset.make_env(make_dataset.Args("antmaze-umaze")).reset(seed=0)
+    w = {name: values.astype(np.float64) for name, values in np.load(make_dataset.ANT).items()}
+    x = np.append(obs["observation"], [0.6, -0.8])  # the direction of the offset
+    hidden = np.clip(np.clip(x @ w["w0"] + w["b0"], 0, None) @ w["w1"] + w["b1"], 0, None)
+    for gain in 1.0, 0.35:
+        controller = make_dataset.make_controller(make_dataset.Args("antmaze-umaze", ant_gain=gain))
+        action = controller(obs, np.array([3.0, -4.0]))
+        assert action == pytest.approx(gain * np.tanh(hidden @ w["w2"] + w["b2"]), abs=1e-12)
 
 
 def test_actions_are_the_controllers_with_noise():
