@@ -361,7 +361,8 @@ def locate_minari(env_id):
     dataset_id = pick(local)
     if not dataset_id and "/" in name:
         advice = f"download it elsewhere (`minari download {name}`) and copy its folder below {root}"
-        if maze := re.search(r"(pointmaze-(umaze|medium|large)|antmaze-[a-z-]+?)(-v\d+)?$", env_id):
+        mazes = "pointmaze-(umaze|medium|large)|antmaze-(umaze(-diverse)?|(medium|large)-(play|diverse))"
+        if maze := re.search(rf"({mazes})(-v\d+)?$", env_id):
             advice = f"recreate it: `python benchmark/make_dataset.py {maze[1]}`, then --env-id td3-bst/{maze[1]}-v0"
         print(f"{name} is not in {root}: asking Minari's remote ...", flush=True)
         with explain(f"{name} is not in {root} and cannot be downloaded", advice):

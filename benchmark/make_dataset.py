@@ -14,12 +14,15 @@ from a chosen cell to another (those that Gymnasium-Robotics chose, and the eval
 
 The result is an ordinary Minari dataset under this project's namespace, td3-bst, in Minari's local folder
 (~/.minari/datasets or $MINARI_DATASETS_PATH), with D4RL's evaluation task: one fixed goal, from a random start in
-PointMaze and a fixed one in AntMaze. A report and a map of its states lie beside the data. Ctrl-C loses no finished part.
+PointMaze and a fixed one in AntMaze. A report and a map of its states lie beside the data. AntMaze is recorded in parts,
+and Ctrl-C loses none that is finished.
 It is recreated data: never put a score on it beside one on D4RL's own without saying so.
 """
 
+import contextlib
 import copy
 import dataclasses
+import hashlib
 import json
 import multiprocessing
 import pickle
@@ -32,10 +35,10 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import gymnasium as gym
-import matplotlib.pyplot as plt
 import minari
 import numpy as np
 import tyro
+from matplotlib.figure import Figure
 from minari.data_collector import EpisodeBuffer
 from minari.storage import get_dataset_path
 
@@ -83,7 +86,7 @@ class Args:
     d_gain: float = -1.0
     """PointMaze: the controller's force per metre a second of velocity"""
     ant_gain: float = 0.7
-    """AntMaze: multiplies the walking policy's actions; slower than 1, and the ant falls half as often"""
+    """AntMaze: multiplies the walking policy's actions; slower than at 1, and it more often gets to its goal"""
 
 
 def shortest_path(maze_map, start, goal):
@@ -119,7 +122,7 @@ def make_controller(args):
     """A function of an observation and the offset to the waypoint, (2,) in metres, to an action without noise."""
     if args.maze.startswith("pointmaze"):
         return lambda obs, offset: args.p_gain * offset + args.d_gain * obs["observation"][2:]
-    weights = np.load(ANT)
+    weights = {name: array.astype(np.float64) for name, array in np.load(ANT).items()}
 
     def walk(obs, offset):
         x = np.concatenate([obs["observation"], offset / np.linalg.norm(offset)])  # (29,)
@@ -127,7 +130,6 @@ def make_controller(args):
             x = np.maximum(x @ weights[f"w{i}"] + weights[f"b{i}"], 0)
         return args.ant_gain * np.tanh(x @ weights["w2"] + weights["b2"])
 
-    weights = {name: weights[name].astype(np.float64) for name in ("w0", "b0", "w1", "b1", "w2", "b2")}
     return walk
 
 
@@ -178,9 +180,10 @@ def collect(args, steps, seed):
 
 
 def make_env(args):
-    """The environment that the data comes from; in PointMaze its goal moves on when it is reached."""
+    """The environment that the data comes from; in PointMaze its goal moves on when it is reached, without an end."""
     is_point = args.maze.startswith("pointmaze")
-    return gym.make(MAZES[args.maze][0], continuing_task=True, reset_target=is_point, max_episode_steps=args.steps + 1)
+    limit = args.steps + 1 if is_point else None  # None: the registered one
+    return gym.make(MAZES[args.maze][0], continuing_task=True, reset_target=is_point, max_episode_steps=limit)
 
 
 def evaluation_spec(args):
@@ -195,10 +198,9 @@ def evaluation_spec(args):
 
 
 def start_worker(counter):
-    """Share the counter of steps with `record`, and leave Ctrl-C to the process that the user sees."""
+    """Share the counter of steps with `record`."""
     global recorded
     recorded = counter
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def record(job):
@@ -224,49 +226,74 @@ def record_parts(args, folder):
     before, started = args.steps - sum(steps for _, steps, *_ in missing), time.time()
     context = multiprocessing.get_context("spawn")
     counter = context.Value("l", before)
+    heed = signal.signal(signal.SIGINT, signal.SIG_IGN)  # workers inherit it: Ctrl-C is for this process
     with context.Pool(max(1, min(args.workers, len(missing))), start_worker, [counter]) as pool:
-        result = pool.map_async(record, missing, chunksize=1)
-        while not result.ready():
-            result.wait(1)
+        workers, results = multiprocessing.active_children(), pool.imap_unordered(record, missing)
+        signal.signal(signal.SIGINT, heed)
+        finished = 0
+        while finished < len(missing):
+            with contextlib.suppress(multiprocessing.TimeoutError):
+                results.next(timeout=1)
+                finished += 1
+            if not all(worker.is_alive() for worker in workers):
+                sys.exit("\nerror: a worker process died, perhaps for want of memory; the same command goes on")
             rate = (counter.value - before) / (time.time() - started)
             left = f", {(args.steps - counter.value) / rate:.0f} s left   " if rate else ""
             print(f"\r{counter.value:,} of {args.steps:,} steps{left}", end="", flush=True)
-        result.get()
     print()
     return [episode for *_, path in jobs for episode in pickle.loads(path.read_bytes())]
 
 
 def describe(args, episodes, folder):
-    """Write report.json and coverage.png, a map of where the agent was, into `folder`. Returns the report."""
+    """Write report.json and coverage.png, a map of where the agent was, into `folder`. Returns the report.
+
+    Rates and means are over whole episodes, those that were not cut at the end of a part; None where there is none."""
     time_limit = gym.spec(MAZES[args.maze][0]).max_episode_steps
     success = np.array([episode.rewards[-1] > 0 for episode in episodes])
     lengths = np.array([len(episode) for episode in episodes])
-    whole = success | (lengths == time_limit)  # the others were cut at the end of a part
+    whole = success | (lengths == time_limit)
     returns = np.array([np.sum(episode.rewards) for episode in episodes])
-    positions = np.concatenate([episode.observations["achieved_goal"] for episode in episodes])  # (steps + episodes, 2)
     report = {"dataset": f"td3-bst/{args.maze}-v0", "steps": int(lengths.sum()), "episodes": len(episodes)}
-    report |= {"success rate": float(success[whole].mean()), "mean return": float(returns.mean())}
-    report |= {"mean length": float(lengths[whole].mean()), "mean length of successes": float(lengths[success].mean())}
-    report |= {"arguments": dataclasses.asdict(args)}
-    (folder / "report.json").write_text(json.dumps(report, indent=1))
+    for name, values in {
+        "success rate": success[whole],
+        "mean return": returns[whole],
+        "mean length": lengths[whole],
+        "mean length of successes": lengths[success],
+    }.items():
+        report[name] = float(values.mean()) if len(values) else None
+    (folder / "report.json").write_text(json.dumps(report | {"arguments": describe_arguments(args)}, indent=1))
+    positions = np.concatenate([episode.observations["achieved_goal"] for episode in episodes])
+    draw_coverage(args, report, positions).savefig(folder / "coverage.png", dpi=100)
+    return report
 
+
+def draw_coverage(args, report, positions):
+    """A figure of the maze with the number of `positions`, (n, 2) in metres, in each of 8 x 8 squares per cell."""
     maze = make_env(args).unwrapped.maze
     size, (rows, columns) = maze.maze_size_scaling, np.shape(maze.maze_map)
-    extent = np.array([-columns, columns, -rows, rows]) * size / 2  # metres
-    bins = (columns * 8, rows * 8)
-    counts, *_ = np.histogram2d(*positions.T, bins, extent.reshape(2, 2))
-    figure, axes = plt.subplots(figsize=(columns / 2 + 1, rows / 2), layout="constrained")
+    extent = np.array([-columns, columns, -rows, rows]) * size / 2
+    counts, *_ = np.histogram2d(*positions.T, (columns * 8, rows * 8), extent.reshape(2, 2))
+    figure = Figure(figsize=(max(columns / 2, 5) + 1, max(rows / 2, 4)), layout="constrained")
+    axes = figure.add_subplot()
     image = axes.imshow(np.log10(np.where(counts > 0, counts, np.nan)).T, origin="lower", extent=extent)
     walls = np.where(np.array(maze.maze_map, dtype=object) == 1, 0.4, np.nan).astype(float)
     axes.imshow(walls, cmap="gray", vmin=0, vmax=1, extent=extent)
     for letter, cell in zip("SG", MAZES[args.maze][1:]):
         if cell:
-            axes.text(*maze.cell_rowcol_to_xy(np.array(cell)), letter, color="red", ha="center", va="center")
-    axes.set(title=f"{report['dataset']}: {len(episodes):,} episodes, {100 * report['success rate']:.0f}% reach their goal")
-    axes.set(xlabel="metres", ylabel="metres")
+            look = {"color": "red", "weight": "bold", "ha": "center", "va": "center"}
+            axes.text(*maze.cell_rowcol_to_xy(np.array(cell)), letter, **look)
+    rate = "none of them whole" if report["success rate"] is None else f"{report['success rate']:.0%} reach their goal"
+    axes.set(title=f"{report['dataset']}\n{report['episodes']:,} episodes, {rate}", xlabel="metres", ylabel="metres")
     figure.colorbar(image, label=f"log10 of states in {size / 8:g} m squares")
-    figure.savefig(folder / "coverage.png", dpi=100)
-    return report
+    return figure
+
+
+def describe_arguments(args):
+    """What decides the data: the arguments but for the number of workers, and which walking policy it is."""
+    settings = {name: value for name, value in dataclasses.asdict(args).items() if name != "workers"}
+    if args.maze.startswith("antmaze"):
+        settings["ant.npz"] = hashlib.sha256(ANT.read_bytes()).hexdigest()
+    return settings
 
 
 def resolve(args):
@@ -277,19 +304,21 @@ def resolve(args):
 
 def main(args):
     args = resolve(args)
-    for name in ("steps", "workers", "part_steps"):
-        if getattr(args, name) < 1:
-            sys.exit(f"error: --{name.replace('_', '-')} must be at least 1, got {getattr(args, name)}")
+    floors = dict.fromkeys(("steps", "workers", "part_steps"), 1) | dict.fromkeys(("seed", *CONTROL_FIELDS), 0)
+    for name, floor in floors.items():
+        value = getattr(args, name)
+        if not floor <= value < np.inf:
+            sys.exit(f"error: --{name.replace('_', '-')} must be at least {floor} and finite, got {value}")
     dataset_id = f"td3-bst/{args.maze}-v0"
     path = get_dataset_path(dataset_id)
     if path.exists():
         sys.exit(f"error: {path} exists; to make it anew, delete that folder first")
     folder = path.with_name(f".{path.name}-parts")  # hidden, or Minari would take it for a dataset
-    settings = {name: value for name, value in dataclasses.asdict(args).items() if name != "workers"}
     folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / "args.json").exists():
-        (folder / "args.json").write_text(json.dumps(settings))
-    if json.loads((folder / "args.json").read_text()) != settings:
+    settings, file = describe_arguments(args), folder / "args.json"
+    if not list(folder.glob("*.pkl")):
+        file.write_text(json.dumps(settings))
+    if not file.exists() or json.loads(file.read_text()) != settings:
         sys.exit(f"error: {folder} has parts made with other arguments; go on with those, or delete that folder first")
     episodes = record_parts(args, folder)
 
@@ -311,11 +340,12 @@ def main(args):
         shutil.rmtree(path, ignore_errors=True)  # a half-written dataset would be taken for a whole one
         raise
     shutil.rmtree(folder)
-    print(", ".join(f"{name} {report[name]:.3g}" for name in ("success rate", "mean return", "mean length")))
+    print(", ".join(f"{name} {value}" for name, value in report.items()))
     print(f"report and map: {path}/report.json, coverage.png\ndone: python td3_bst.py --env-id {dataset_id}")
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C: no workers and no half dataset left
     try:
         main(tyro.cli(Args, description=__doc__))
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""Evaluate the planner that recreated a dataset, without noise, on the dataset's evaluation task: what to hope for.
+"""Evaluate make_dataset.py's planner, without noise, on a dataset's evaluation task: what to hope for.
 
     python benchmark/planner_policy.py antmaze-large-play
 """
@@ -24,6 +24,8 @@ def main(maze: tyro.conf.Positional[Literal[tuple(MAZES)]], seed: int = 1, episo
         episodes: number of evaluation episodes
         runs_dir: folder that the run's own folder is made in
     """
+    if seed < 0 or episodes < 1:
+        sys.exit(f"error: --seed must be at least 0 and --episodes 1, got {seed} and {episodes}")
     args = resolve(Args(maze, seed=seed, action_noise=0.0))
     spec = evaluation_spec(args)
     spec.kwargs["continuing_task"] = False
@@ -38,6 +40,7 @@ def main(maze: tyro.conf.Positional[Literal[tuple(MAZES)]], seed: int = 1, episo
             obs, reward, terminated, truncated, _ = env.step(np.clip(action, -1, 1).astype(np.float32))
             total, length = total + reward, length + 1
         returns.append(total), lengths.append(length), terminations.append(terminated)
+        print(f"\r{len(returns)} of {episodes} episodes, {np.mean(terminations):.0%} at their goal", end="", flush=True)
     entry = {"step": 0, "last": True, "score": 100 * np.mean(terminations), "return_mean": np.mean(returns)}
     entry |= {"returns": returns, "lengths": lengths, "terminations": terminations}
     folder = Path(runs_dir) / f"{maze}__planner__{seed}"
@@ -45,8 +48,11 @@ def main(maze: tyro.conf.Positional[Literal[tuple(MAZES)]], seed: int = 1, episo
     record = {"args": {"seed": seed, "exp_name": "planner"}, "dataset_id": f"td3-bst/{maze}-v0"}
     record |= {"command": shlex.join(["python", *sys.argv]), "evaluations": [entry]}
     (folder / "results.json").write_text(json.dumps(record))
-    print(f"planner: score {entry['score']}, mean length {np.mean(lengths):.0f}")
+    print(f"\nplanner: score {entry['score']}, mean length {np.mean(lengths):.0f}")
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    try:
+        tyro.cli(main)
+    except KeyboardInterrupt:
+        sys.exit("\nstopped: nothing was written")

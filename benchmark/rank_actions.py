@@ -45,8 +45,11 @@ def main(runs: tyro.conf.Positional[tuple[str, ...]], states: int = 5000, seed: 
         seed: of the draw
     """
     for run in runs:
-        record = json.loads((Path(run) / "args.json").read_text())
+        files = [Path(run) / name for name in ("args.json", "checkpoint.pt")]
+        record = json.loads(files[0].read_text()) if all(file.exists() for file in files) else {"dataset_id": ""}
         maze_name = record["dataset_id"].removeprefix("td3-bst/").removesuffix("-v0")
+        if not maze_name.startswith("antmaze-") or maze_name not in make_dataset.MAZES:
+            sys.exit(f"error: {run} is no run with a checkpoint on a recreated AntMaze; see which there are in runs")
         known = set(vars(td3_bst.Args())) & set(record["args"])
         args = td3_bst.resolve(td3_bst.Args(**{name: record["args"][name] for name in known}))
         data, info = td3_bst.load_dataset(args, torch.device("cpu"))
@@ -63,7 +66,7 @@ def main(runs: tyro.conf.Positional[tuple[str, ...]], states: int = 5000, seed: 
         choices["uniform"] = torch.rand(turned[0].shape, generator=generator) * 2 - 1
 
         agent = td3_bst.make_agent(obs.shape[1], turned.shape[-1], args, torch.device("cpu"))
-        checkpoint = torch.load(Path(run) / "checkpoint.pt", map_location="cpu", weights_only=True)
+        checkpoint = torch.load(files[1], map_location="cpu", weights_only=True)
         with torch.no_grad():
             agent.critic.load_state_dict(checkpoint["critic"])
             agent.actor.load_state_dict(checkpoint["actor"])
@@ -72,10 +75,12 @@ def main(runs: tyro.conf.Positional[tuple[str, ...]], states: int = 5000, seed: 
             values = {name: agent.critic(obs, action, twins=1)[0] for name, action in choices.items()}
             certainty = {name: agent.morse.certainty(obs, action).mean() for name, action in choices.items()}
         print(f"\n{run}: {len(usable)} states, Q {values['onward'].mean():.3g} +- {values['onward'].std():.3g}")
-        print("| action | ranked below onward | mean Q below onward | distance from onward | certainty |\n" + "| --- " * 5 + "|")
+        print("| action | ranked below onward | mean Q below onward | distance from onward | certainty |")
+        print("| --- " * 5 + "|")
         for name, action in choices.items():
             gap, distance = values["onward"] - values[name], (action - turned[0]).norm(dim=-1).mean()
-            cells = ("", "", "") if name == "onward" else (f"{100 * (gap > 0).double().mean():.0f}%", f"{gap.mean():.3f}", f"{distance:.2f}")
+            cells = [f"{(gap > 0).double().mean():.0%}", f"{gap.mean():.3f}", f"{distance:.2f}"]
+            cells = ["", "", ""] if name == "onward" else cells
             shown = f"{certainty[name]:.2f}" if args.weighting == "morse" else ""
             print("| " + " | ".join([name, *cells, shown]) + " |")
 

@@ -14,6 +14,7 @@ Its input is qpos[2:] (13), qvel (14) and the unit vector from the torso to the 
 import sys
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
@@ -107,6 +108,8 @@ class Report(BaseCallback):
 
 
 def main(args):
+    if not Path(args.save).absolute().parent.is_dir() or args.report_freq < 1:
+        sys.exit(f"error: --save {args.save} must be in a folder that exists, and --report-freq at least 1")
     env = make_vec_env(WalkingAnt, args.num_envs, args.seed, env_kwargs={"max_speed": args.max_speed})
     widths = {"pi": [args.hidden_dim] * 2, "qf": [args.hidden_dim * 2] * 2}
     settings = {"learning_starts": 10_000, "gradient_steps": args.updates, "policy_kwargs": {"net_arch": widths}}

@@ -1,5 +1,6 @@
 """The recreated mazes: who starts where, when an episode ends, worker processes, going on after Ctrl-C, the report."""
 
+import contextlib
 import json
 import os
 import signal
@@ -47,6 +48,10 @@ def test_recreated_antmaze(antmaze, monkeypatch):
         assert not episode.terminations.any() and episode.truncations.tolist() == [False] * (len(episode) - 1) + [True]
         assert (episode.rewards[:-1] == 0).all() and (np.abs(episode.actions) <= 1).all()
         assert len(np.unique(episode.observations["desired_goal"], axis=0)) == 1
+    reached = [episode for episode in dataset.iterate_episodes() if episode.rewards[-1]]
+    last = [episode.observations["achieved_goal"][-1] - episode.observations["desired_goal"][-1] for episode in reached]
+    assert reached and (np.linalg.norm(last, axis=-1) <= 0.45).all()
+    assert dataset.env_spec.max_episode_steps == 1000
     starts = [episode.observations["achieved_goal"][0] for episode in dataset.iterate_episodes()]
     assert len(np.unique(starts, axis=0)) == dataset.total_episodes  # no part is like another
     data, info = load(DATASET)
@@ -65,10 +70,53 @@ def test_report_counts_whole_episodes(tmp_path):
         obs = {key: np.ones((length + 1, 2)) for key in ("achieved_goal", "desired_goal", "observation")}
         episodes.append(minari.data_collector.EpisodeBuffer(observations=obs, actions=np.zeros((length, 2)), rewards=rewards))
     report = make_dataset.describe(make_dataset.Args("pointmaze-umaze"), episodes, tmp_path)
-    assert report == json.loads((tmp_path / "report.json").read_text())
+    assert report.items() < json.loads((tmp_path / "report.json").read_text()).items()
     assert (report["episodes"], report["steps"], report["success rate"]) == (3, 327, 0.5)
-    assert (report["mean length"], report["mean length of successes"]) == (160, 20)
-    assert report["mean return"] == pytest.approx(1 / 3)
+    assert (report["mean length"], report["mean length of successes"], report["mean return"]) == (160, 20, 0.5)
+
+
+def test_report_of_nothing_whole(tmp_path):
+    episode = minari.data_collector.EpisodeBuffer(
+        observations={"achieved_goal": np.zeros((6, 2))}, actions=np.zeros((5, 8)), rewards=np.zeros(5)
+    )
+    report = make_dataset.describe(make_dataset.Args("antmaze-umaze"), [episode], tmp_path)
+    assert report["success rate"] is None and "NaN" not in (tmp_path / "report.json").read_text()
+
+
+def test_map_has_the_agent_between_the_walls():
+    """Positions along a way through large-play are in squares of the picture where the picture has no wall."""
+    args = make_dataset.Args("antmaze-large-play")
+    maze = make_dataset.make_env(args).unwrapped.maze
+    path = make_dataset.shortest_path(maze.maze_map, (1, 1), (7, 9))
+    way = [maze.cell_rowcol_to_xy(np.array(cell)) for cell in path]
+    report = {"dataset": "x", "episodes": 1, "success rate": 1.0}
+    counts, walls = make_dataset.draw_coverage(args, report, np.array(way)).axes[0].images
+    assert counts.origin == "lower" and walls.origin == "upper" and counts.get_extent() == walls.get_extent()
+    seen = np.isfinite(counts.get_array().filled(np.nan))[::-1].reshape(9, 8, 12, 8).any((1, 3))  # by cell, row 0 on top
+    assert {tuple(cell) for cell in np.argwhere(seen).tolist()} == set(path)
+    assert not (seen & np.isfinite(walls.get_array().filled(np.nan))).any()
+
+
+def test_a_worker_that_dies(tmp_path):
+    """Ends in one line, and what is finished stays."""
+    command = [sys.executable, str(ROOT / "benchmark/make_dataset.py"), "antmaze-umaze", "--part-steps", "200"]
+    env = os.environ | {"MINARI_DATASETS_PATH": str(tmp_path)}
+    process = subprocess.Popen([*command, "--workers", "1"], env=env, stderr=subprocess.PIPE, text=True)
+    deadline = time.time() + 120
+    while not list(tmp_path.rglob("1.pkl")):
+        assert process.poll() is None and time.time() < deadline
+        time.sleep(0.01)
+    workers = subprocess.run(["pgrep", "-P", str(process.pid), "-f", "spawn_main"], capture_output=True, text=True)
+    os.kill(int(workers.stdout.split()[-1]), signal.SIGKILL)
+    assert "a worker process died" in process.communicate(timeout=60)[1] and process.returncode == 1
+    assert list(tmp_path.rglob("0.pkl"))
+
+
+@pytest.mark.parametrize("flag", ["--seed", "--action-noise", "--workers", "--part-steps", "--waypoint-jitter"])
+def test_bad_arguments_leave_nothing(tmp_path, flag):
+    process = run_script("benchmark/make_dataset.py", "antmaze-umaze", flag, "-1", ok=False, MINARI_DATASETS_PATH=str(tmp_path))
+    assert process.returncode == 1 and process.stderr.splitlines()[-1].startswith(f"error: {flag} must be at least")
+    assert "Traceback" not in process.stderr and not list(tmp_path.iterdir())
 
 
 def test_evaluation_task_is_d4rls(antmaze, monkeypatch):
@@ -88,8 +136,9 @@ def test_the_data_does_not_depend_on_workers_or_on_being_stopped(antmaze, tmp_pa
     env = os.environ | {"MINARI_DATASETS_PATH": str(tmp_path)}
     own_group = {"start_new_session": True, "preexec_fn": heed_ctrl_c}
     process = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True, **own_group)
+    deadline = time.time() + 120
     while not list(tmp_path.rglob("0.pkl")):
-        assert process.poll() is None
+        assert process.poll() is None and time.time() < deadline
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers as well
     message = process.communicate(timeout=60)[1]
@@ -101,7 +150,8 @@ def test_the_data_does_not_depend_on_workers_or_on_being_stopped(antmaze, tmp_pa
     resumed = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
     stamps = set()
     while resumed.poll() is None:
-        stamps |= {path.stat().st_mtime_ns for path in tmp_path.rglob("0.pkl")}
+        with contextlib.suppress(FileNotFoundError):  # deleted in between
+            stamps |= {path.stat().st_mtime_ns for path in tmp_path.rglob("0.pkl")}
         time.sleep(0.01)
     assert resumed.returncode == 0 and stamps == {first}  # that part was not recorded again
     for old, new in zip(read(antmaze), read(tmp_path), strict=True):
@@ -188,6 +238,8 @@ def test_rank_actions(antmaze, tmp_path, monkeypatch):
     args = ("--env-id", DATASET, "--total-timesteps", "20", "--morse-steps", "20", "--eval-episodes", "1")
     run_script("td3_bst.py", *args, "--runs-dir", str(tmp_path))
     (run,) = tmp_path.iterdir()
+    wrong = run_script("benchmark/rank_actions.py", str(tmp_path), ok=False)
+    assert wrong.returncode == 1 and wrong.stderr.splitlines()[-1].startswith("error: ") and "Traceback" not in wrong.stderr
     rows = [line.split(" | ") for line in run_script("benchmark/rank_actions.py", str(run)).stdout.splitlines()]
     table = {row[0].strip("| "): row[1:] for row in rows if len(row) == 5}
     assert list(table) == ["action", "---", "onward", "left", "right", "back", "the data's", "uniform", "the policy's"]
