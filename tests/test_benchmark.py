@@ -41,11 +41,12 @@ def test_report(tmp_path):
     assert page.read_text() == f"before\n<!-- results -->\n{process.stdout.strip()}\n<!-- /results -->\nafter\n"
 
 
-def test_tables_of_the_readme_are_those_of_the_committed_results(tmp_path):
-    page = tmp_path / "page.md"
-    shutil.copy(ROOT / "README.md", page)
-    run_script("benchmark/report.py", str(ROOT / "benchmark/results/runs"), "--into", str(page))
-    assert page.read_text() == (ROOT / "README.md").read_text()
+@pytest.mark.parametrize("page, runs", [("README.md", "runs"), ("benchmark/antmaze.md", "antmaze")])
+def test_tables_are_those_of_the_committed_results(tmp_path, page, runs):
+    copy = tmp_path / "page.md"
+    shutil.copy(ROOT / page, copy)
+    run_script("benchmark/report.py", str(ROOT / "benchmark/results" / runs), "--into", str(copy))
+    assert copy.read_text() == (ROOT / page).read_text()
 
 
 def test_report_of_morse_networks(tmp_path):
