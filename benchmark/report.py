@@ -21,7 +21,7 @@ import tyro
 RUNNING = {"--env-id", "--seed", "--exp-name", "--runs-dir", "--total-timesteps", "--eval-freq", "--eval-episodes"}
 BOUNDS = {"random": "random policy", "planner": "the data's planner without noise"}
 NAMED = {"--weighting", "--q-weight", "--policy-extraction"}  # flags that `method` puts into words
-KERNEL = {"--kernel", "--kernel-scale-factor", "--distances", "--log-freq"}  # has the table elsewhere, or nobody asks
+KERNEL = {"--kernel", "--kernel-scale-factor", "--distances", "--log-freq"}  # in other columns, or of no interest
 
 
 def method(record):
