@@ -339,8 +339,8 @@ def test_unreachable_remote_names_the_command_that_helps(remote):
     Remote.fail = "list"
     with pytest.raises(UserError, match="ConnectionError.*benchmark/make_dataset.py pointmaze-umaze"):
         load("pointmaze-umaze")
-    with pytest.raises(UserError, match="minari download D4RL/antmaze/large-diverse"):
-        load("antmaze-large-diverse")
+    with pytest.raises(UserError, match="minari download D4RL/pointmaze/open"):
+        load("pointmaze-open")
 
 
 def test_incomplete_dataset_is_named(remote):
