@@ -5,8 +5,8 @@
     python td3_bst.py --env-id td3-bst/antmaze-medium-diverse-v0
 
 As D4RL (Fu et al. 2020, arXiv 2004.07219) and Minari made theirs: a waypoint planner on the maze's grid drives a point
-by a PD controller or an ant by a trained policy (benchmark/ant.npz, made by benchmark/train_ant.py), with noise on every
-action. An episode ends with the success step, stored as a truncation.
+by a PD controller or an ant by a trained policy (benchmark/ant.npz; benchmark/train_ant.py has its recipe), with noise on
+every action. An episode ends with the success step, stored as a truncation.
 
 PointMaze: the next episode starts from the state that the last one ended in, towards a new random goal, and its first
 observation still shows the old one. AntMaze: every episode starts anew, umaze from D4RL's start to D4RL's goal, play

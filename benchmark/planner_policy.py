@@ -3,8 +3,6 @@
     python benchmark/planner_policy.py antmaze-large-play
 """
 
-import json
-import shlex
 import sys
 from pathlib import Path
 from typing import Literal
@@ -13,6 +11,7 @@ import gymnasium as gym
 import numpy as np
 import tyro
 from make_dataset import MAZES, Args, evaluation_spec, make_controller, next_offset, plan, resolve
+from random_policy import write_results
 
 
 def main(maze: tyro.conf.Positional[Literal[tuple(MAZES)]], seed: int = 1, episodes: int = 100, runs_dir: str = "runs"):
@@ -41,14 +40,10 @@ def main(maze: tyro.conf.Positional[Literal[tuple(MAZES)]], seed: int = 1, episo
             total, length = total + reward, length + 1
         returns.append(total), lengths.append(length), terminations.append(terminated)
         print(f"\r{len(returns)} of {episodes} episodes, {np.mean(terminations):.0%} at their goal", end="", flush=True)
-    entry = {"step": 0, "last": True, "score": 100 * np.mean(terminations), "return_mean": np.mean(returns)}
-    entry |= {"returns": returns, "lengths": lengths, "terminations": terminations}
+    score, args = 100 * float(np.mean(terminations)), {"seed": seed, "exp_name": "planner"}
     folder = Path(runs_dir) / f"{maze}__planner__{seed}"
-    folder.mkdir(parents=True, exist_ok=True)
-    record = {"args": {"seed": seed, "exp_name": "planner"}, "dataset_id": f"td3-bst/{maze}-v0"}
-    record |= {"command": shlex.join(["python", *sys.argv]), "evaluations": [entry]}
-    (folder / "results.json").write_text(json.dumps(record))
-    print(f"\nplanner: score {entry['score']}, mean length {np.mean(lengths):.0f}")
+    write_results(folder, args, f"td3-bst/{maze}-v0", score, returns, lengths, terminations)
+    print(f"\nplanner: score {score}, mean length {np.mean(lengths):.0f}")
 
 
 if __name__ == "__main__":

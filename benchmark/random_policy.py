@@ -18,6 +18,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from td3_bst import Args, UserError, evaluate, load_dataset, resolve
 
 
+def write_results(folder, args, dataset_id, score, returns, lengths, terminations):
+    """Write results.json of a policy that does not learn into `folder`: one evaluation, at step 0, an entry per episode."""
+    entry = {"step": 0, "last": True, "score": score, "return_mean": float(np.mean(returns))}
+    entry |= {"returns": np.asarray(returns).tolist(), "lengths": np.asarray(lengths).tolist()}
+    entry |= {"terminations": np.asarray(terminations).tolist()}
+    folder.mkdir(parents=True, exist_ok=True)
+    record = {"args": args, "dataset_id": dataset_id, "command": shlex.join(["python", *sys.argv])}
+    (folder / "results.json").write_text(json.dumps(record | {"evaluations": [entry]}))
+
+
 def main(env_id: str, seed: int = 1, runs_dir: str = "runs"):
     """Writes RUNS_DIR/.../results.json, of the form that td3_bst.py leaves; step 0 is its only evaluation.
 
@@ -37,14 +47,10 @@ def main(env_id: str, seed: int = 1, runs_dir: str = "runs"):
         seeds,
         args.num_eval_envs,
     )
-    entry = {"step": 0, "last": True, "score": 100 * terminations.mean() if info["is_maze"] else None}
-    entry |= {"return_mean": returns.mean(), "returns": returns.tolist()}
-    entry |= {"lengths": lengths.tolist(), "terminations": terminations.tolist()}
     folder = Path(runs_dir) / f"{env_id.replace('/', '-')}__random__{seed}"
-    folder.mkdir(parents=True, exist_ok=True)
-    record = {"args": asdict(args), "dataset_id": info["dataset_id"], "command": shlex.join(["python", *sys.argv])}
-    (folder / "results.json").write_text(json.dumps(record | {"evaluations": [entry]}))
-    print(f"random policy: score {entry['score']}, return {entry['return_mean']}")
+    score = 100 * float(terminations.mean()) if info["is_maze"] else None
+    write_results(folder, asdict(args), info["dataset_id"], score, returns, lengths, terminations)
+    print(f"random policy: score {score}, return {returns.mean()}")
 
 
 if __name__ == "__main__":
