@@ -28,6 +28,7 @@ import os
 import re
 import shlex
 import shutil
+import subprocess
 import sys
 import time
 import urllib.request
@@ -835,6 +836,12 @@ def parse_args(argv=None):
     return args
 
 
+def commit():
+    """The commit of the repository that this file is in, -dirty if its files have changed since; "" outside of one."""
+    git = ["git", "-C", Path(__file__).resolve().parent, "describe", "--always", "--dirty", "--exclude", "*"]
+    return subprocess.run(git, capture_output=True, text=True).stdout.strip() if shutil.which("git") else ""
+
+
 def write_file(path, content):
     """Write text, or anything else by torch.save, so that at no time the path holds half of it."""
     part = path.with_name(path.name + ".part")
@@ -874,7 +881,8 @@ def main(args):
         writer = SummaryWriter(run_dir)
         if not args.resume:
             packages = ("torch", "numpy", "gymnasium", "gymnasium-robotics", "mujoco", "minari")
-            origin = {"versions": {p: version(p) for p in packages}, "command": shlex.join(["python", *sys.argv])}
+            origin = {"versions": {p: version(p) for p in packages}, "commit": commit()}
+            origin["command"] = shlex.join(["python", *sys.argv])
             write_file(run_dir / "args.json", json.dumps({"args": vars(args)} | facts | origin, indent=1))
         record = json.loads((run_dir / "args.json").read_text())  # a run that is gone on with keeps its own
     if record["dataset_id"] != info["dataset_id"]:

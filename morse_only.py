@@ -21,6 +21,7 @@ import os
 import re
 import shlex
 import shutil
+import subprocess
 import sys
 import time
 import urllib.request
@@ -825,6 +826,12 @@ def resolve(args):
     return args
 
 
+def commit():
+    """The commit of the repository that this file is in, -dirty if its files have changed since; "" outside of one."""
+    git = ["git", "-C", Path(__file__).resolve().parent, "describe", "--always", "--dirty", "--exclude", "*"]
+    return subprocess.run(git, capture_output=True, text=True).stdout.strip() if shutil.which("git") else ""
+
+
 def write_file(path, content):
     """Write text, or anything else by torch.save, so that at no time the path holds half of it."""
     part = path.with_name(path.name + ".part")
@@ -875,7 +882,8 @@ def main(args):
         raise UserError(f"cannot write to {save}; pass another --save")
     with explain(f"cannot write to {run_dir}", "pass another --runs-dir"):
         writer = SummaryWriter(run_dir)
-        origin = {"versions": {p: version(p) for p in ("torch", "numpy")}, "command": shlex.join(["python", *sys.argv])}
+        origin = {"versions": {p: version(p) for p in ("torch", "numpy")}, "commit": commit()}
+        origin["command"] = shlex.join(["python", *sys.argv])
         record = {"args": vars(args), "dataset_id": info["dataset_id"]} | origin
         write_file(run_dir / "args.json", json.dumps(record, indent=1))
 

@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# Run the commands on standard input, one a line, each once per seed: what every experiment's script here ends in.
+#
+#   SEEDS="1 2 3 4 5"   seeds
+#   WORKERS=1           processes at a time; on a GPU they share it, on a CPU they share its cores evenly
+#   FILTER=REGEX        only the commands that match, e.g. FILTER=medium or FILTER='umaze .*--seed 1$'
+#   FLAGS="..."         added to every command, e.g. FLAGS="--total-timesteps 300000"
+#   DRY_RUN=1           print the commands
+#
+# Finished runs are skipped and interrupted ones gone on with (run_one.sh), so after Ctrl-C, a kill or a failure the same
+# line again does what is left. Ends with a list of what failed, if anything did, and then with a non-zero exit.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+: "${SEEDS:=1 2 3 4 5}" "${WORKERS:=1}" "${FILTER:=.}" "${FLAGS:=}" "${DRY_RUN:=}"
+
+lines=$(cat)
+commands=$(for seed in $SEEDS; do sed "s|\$|${FLAGS:+ $FLAGS} --seed $seed|" <<< "$lines"; done | grep -E -e "$FILTER") || {
+    echo "error: no command matches FILTER=$FILTER; DRY_RUN=1 without it prints them all" >&2
+    exit 1
+}
+if [ -n "$DRY_RUN" ]; then
+    echo "$commands"
+    exit
+fi
+[[ $WORKERS =~ ^[1-9][0-9]*$ ]] || { echo "error: WORKERS must be 1 or more, got $WORKERS" >&2; exit 1; }
+cores=$(getconf _NPROCESSORS_ONLN)
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > WORKERS ? cores / WORKERS : 1))}
+export FAILED=$(mktemp)
+trap 'rm -f "$FAILED"' EXIT
+trap 'echo "stopped; the same line again goes on" >&2; exit 130' INT
+echo "$(wc -l <<< "$commands") runs, $WORKERS at a time with $OMP_NUM_THREADS threads each"
+tr '\n' '\0' <<< "$commands" | xargs -0 -n 1 -P "$WORKERS" bash benchmark/run_one.sh || {
+    echo "failed:" >&2
+    cat "$FAILED" >&2
+    exit 1
+}
+echo "all finished; for the tables: python benchmark/report.py runs"

@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# Run one command of a benchmark: not again where it has finished, with --resume where it was interrupted.
+#
+#     bash benchmark/run_one.sh "python td3_bst.py --env-id antmaze-umaze --seed 1"
+#
+# A run is known by its command, word for word, in the args.json of its folder. Its output is in the folder `logs` beside.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+trap 'exit 130' INT
+command=$1
+runs=$(sed -n 's/.*--runs-dir \([^ ]*\).*/\1/p' <<< "$command")
+runs=${runs:-runs}
+mkdir -p "$runs/logs"
+log=$runs/logs/$(sed "s|--runs-dir [^ ]* *||; s|python ||; s|[^A-Za-z0-9._-]\{1,\}|_|g" <<< "$command").log
+
+if command -v flock > /dev/null; then
+    exec 9> "$log.lock"
+    flock -n 9 || { echo "skipped, another process is at it: $command"; exit; }
+fi
+now=$command
+for file in $(grep -lsF "\"command\": \"$command\"" "$runs"/*/args.json); do
+    run=$(dirname "$file")
+    steps=$(sed -n 's/.*"total_timesteps": \([0-9]*\).*/\1/p' "$file")  # none in morse_only.py's
+    if grep -qs "${steps:+\"step\": $steps, \"last\": true}" "$run/results.json"; then
+        echo "finished before: $command"
+        exit
+    elif [ -f "$run/checkpoint.pt" ]; then
+        now="$(cut -d ' ' -f 1-2 <<< "$command") --resume $run"
+    fi
+done
+echo "$(date +%H:%M) start: $now > $log"
+if $now >> "$log" 2>&1 9>&-; then
+    echo "$(date +%H:%M) finished: $command"
+else
+    echo "$command: $(tail -n 1 "$log") (all of it in $log)" | tee -a "${FAILED:-/dev/null}" >&2
+    exit 1
+fi
