@@ -1,13 +1,16 @@
-"""Tables from the results.json files of finished runs: every figure in them is computed here, none is typed.
+"""Tables, a CSV and figures from the results.json files of runs: every figure in them is computed here, none is typed.
 
-    python benchmark/report.py runs                                       # print the tables
-    python benchmark/report.py benchmark/results/runs --into README.md    # and put them between the README's markers
+    python benchmark/report.py runs                                                # print the tables
+    python benchmark/report.py benchmark/results --out benchmark/results           # scores.md, scores.csv, figures/
+    python benchmark/report.py benchmark/results/runs --into README.md             # between markers of a page
 
-Policies: a row is a method on a dataset. Its score, return and episode length are the last evaluation's, averaged over
-seeds, never the best one's; beside them the score of each seed, and of each evaluation in the course of training,
-averaged over seeds. Morse networks of morse_only.py: who finds a mode of four-modes, and certainty on other datasets.
+A run's score is its last evaluation's, or the mean over the last tenth of training: never the best one's. Where several
+seeds are put together the figure in brackets is a 95% stratified bootstrap interval: seeds drawn anew within each
+dataset (Agarwal et al. 2021, arXiv 2108.13264, whose interquartile mean, performance profile and probability of
+improvement these are; rliable, their library, does not import beside the current pandas).
 """
 
+import csv
 import json
 import re
 import shlex
@@ -16,13 +19,37 @@ from pathlib import Path
 
 import numpy as np
 import tyro
+from matplotlib.figure import Figure
 
 
 RUNNING = {"--env-id", "--seed", "--exp-name", "--runs-dir", "--total-timesteps", "--eval-freq", "--eval-episodes"}
 BOUNDS = {"random": "random policy", "planner": "the data's planner without noise"}
 NAMED = {"--weighting", "--q-weight", "--policy-extraction"}  # flags that `method` puts into words
 KERNEL = {"--kernel", "--kernel-scale-factor", "--distances", "--log-freq"}  # in other columns, or of no interest
+METHODS = ("behaviour cloning", "Morse-weighted behaviour cloning", "TD3+BC", "IQL", "IQL-BST", "TD3-BST")
+LEGEND = """A score is the mean over seeds of the last evaluation's, never the best one's: the success rate in mazes,
+in percent, else the normalised return. In brackets is its 95% bootstrap interval, too narrow where seeds are few. The
+tables of methods have those without further flags, the last table every row. An empty cell has not been measured."""
+PEERS = Path(__file__).with_name("peers.csv")
+GROUPS = {  # title: pattern of its dataset ids, pattern of their names in peers.csv, what must be said of the figures
+    "Locomotion": (
+        r"(halfcheetah|hopper|walker2d)\S*-v2",
+        "halfcheetah|hopper|walker2d",
+        "D4RL's original data. Published scores are CORL's.",
+    ),
+    "AntMaze": (
+        "D4RL/antmaze",
+        "antmaze",
+        "**Two benchmarks that cannot be compared:** ours on Minari's regeneration, CORL's on D4RL's original data.",
+    ),
+    "Recreated AntMaze": ("td3-bst/antmaze", None, "**Recreated data:** not to be compared with published scores."),
+    "Recreated PointMaze": ("td3-bst/pointmaze", None, "**Recreated data:** not to be compared with published scores."),
+    "Adroit and kitchen": ("D4RL/(pen|door|hammer|relocate|kitchen)", None, "Minari's conversion of D4RL's data."),
+    "Minari MuJoCo": ("mujoco/", None, "Minari's own data; returns, since it has no reference scores."),
+}
 
+
+# ---------------------------------------------------------------- runs
 
 def method(record):
     """What a run's arguments make of its script, with the flags of its command that change the algorithm."""
@@ -46,6 +73,78 @@ def shown_flags(words, hidden):
     return [f"`{flag}`" for flag in flags if flag and flag.partition(" ")[0] not in hidden]
 
 
+def last(record):
+    """The entry of a run's last evaluation."""
+    return next(entry for entry in record["evaluations"] if entry["last"])
+
+
+def score(entry):
+    """An evaluation's score, or its return where the dataset has no reference scores."""
+    return entry["return_mean"] if entry["score"] is None else entry["score"]
+
+
+def last_tenth(record):
+    """Mean score of a run's evaluations in the last tenth of its steps."""
+    return np.mean([score(entry) for entry in record["evaluations"] if entry["step"] >= 0.9 * last(record)["step"]])
+
+
+def rows_of(records):
+    """Lists of runs that differ in their seed only, in its order, by (dataset, method, gradient steps)."""
+    rows = {}
+    for record in sorted(records, key=lambda record: record["args"]["seed"]):
+        rows.setdefault((record["dataset_id"], method(record), last(record)["step"]), []).append(record)
+    return dict(sorted(rows.items(), key=lambda row: (row[0][0], -row[0][2], row[0][1])))
+
+
+def short(dataset_id):
+    """A dataset's name as the published tables have it."""
+    name = re.sub(r"^(D4RL|td3-bst)/|-v\d+(\.hdf5)?$", "", dataset_id)
+    return Path(name).name if dataset_id.endswith(".hdf5") else name.replace("/", "-")
+
+
+# ---------------------------------------------------------------- statistics of several runs
+
+def resample(scores, reps, seed=0):
+    """Stratified bootstrap: from each dataset's array of seeds' scores (reps, seeds) of them, drawn with replacement."""
+    rng = np.random.default_rng(seed)
+    return [np.asarray(x)[rng.integers(len(x), size=(reps, len(x)))] for x in scores]
+
+
+def mean(scores):
+    """Mean over datasets of the mean over seeds, from (..., seeds) for each dataset: (...)."""
+    return np.mean([x.mean(-1) for x in scores], 0)
+
+
+def iqm(scores):
+    """Interquartile mean over all runs, the lowest and the highest quarter of them left out: (...)."""
+    runs = np.sort(np.concatenate(scores, -1), -1)
+    cut = runs.shape[-1] // 4
+    return runs[..., cut : runs.shape[-1] - cut].mean(-1)
+
+
+def improvement(ours, theirs):
+    """Probability that a run of ours beats one of theirs on the same dataset, ties half, mean over datasets: (...)."""
+    pairs = ((x[..., :, None], y[..., None, :]) for x, y in zip(ours, theirs))  # (..., seeds, seeds)
+    return np.mean([((x > y) + 0.5 * (x == y)).mean((-2, -1)) for x, y in pairs], 0)
+
+
+def interval(statistic, *scores, reps=2000):
+    """A statistic of one list of arrays or of two, and the ends of its 95% bootstrap interval, if there are two seeds."""
+    value = statistic(*([np.asarray(x) for x in part] for part in scores))
+    if max(len(x) for part in scores for x in part) == 1:
+        return (value,)
+    draws = statistic(*(resample(part, reps, seed) for seed, part in enumerate(scores)))
+    return value, *np.percentile(draws, [2.5, 97.5])
+
+
+def estimate(statistic, *scores, digits=1):
+    """The same in words: "97.3 [95.0, 99.0]"."""
+    value, *ends = (f"{x:.{digits}f}" for x in interval(statistic, *scores))
+    return f"{value} [{', '.join(ends)}]" if ends else value
+
+
+# ---------------------------------------------------------------- tables
+
 def markdown(rows):
     """Rows of cells, the first one the head, as a table."""
     lines = ["| " + " | ".join(map(str, cells)) + " |" for cells in rows]
@@ -53,29 +152,93 @@ def markdown(rows):
 
 
 def policies(records):
-    """Table of the runs that evaluated a policy."""
-    rows = {}
-    for record in records:
-        last = next(entry for entry in record["evaluations"] if entry["last"])
-        rows.setdefault((record["dataset_id"], method(record), last["step"]), []).append(record)
+    """Table of the runs that evaluated a policy, each method's flags and each seed's score."""
     head = ["dataset", "method", "gradient steps", "seeds", "score", "of each seed", "of each evaluation", "return"]
     lines = [[*head, "episode length"]]
-    for (dataset, name, step), records in sorted(rows.items(), key=lambda row: (row[0][0], -row[0][2], row[0][1])):
-        records.sort(key=lambda record: record["args"]["seed"])
-        last = [next(entry for entry in record["evaluations"] if entry["last"]) for record in records]
-        cells = [dataset, name, f"{step:,}", ", ".join(str(record["args"]["seed"]) for record in records), "", "", ""]
-        if None not in [entry["score"] for entry in last]:
-            curve = zip(*([entry["score"] for entry in record["evaluations"]] for record in records))
-            cells[4] = f"{np.mean([entry['score'] for entry in last]):.1f}"
-            cells[5] = ", ".join(f"{entry['score']:.0f}" for entry in last)
+    for (dataset, name, step), runs in rows_of(records).items():
+        ends = [last(record) for record in runs]
+        cells = [dataset, name, f"{step:,}", ", ".join(str(record["args"]["seed"]) for record in runs), "", "", ""]
+        if None not in [entry["score"] for entry in ends]:
+            curve = zip(*([entry["score"] for entry in record["evaluations"]] for record in runs))
+            cells[4] = f"{np.mean([entry['score'] for entry in ends]):.1f}"
+            cells[5] = ", ".join(f"{entry['score']:.0f}" for entry in ends)
             cells[6] = ", ".join(f"{np.mean(scores):.0f}" for scores in curve)
-        cells.append(f"{np.mean([entry['return_mean'] for entry in last]):.2f}")
-        lines.append([*cells, f"{np.mean([np.mean(entry['lengths']) for entry in last]):.0f}"])
+        cells.append(f"{np.mean([entry['return_mean'] for entry in ends]):.2f}")
+        lines.append([*cells, f"{np.mean([np.mean(entry['lengths']) for entry in ends]):.0f}"])
     return markdown(lines)
 
 
+def score_table(rows, peers):
+    """Last scores by dataset and method without other flags, mean over seeds with interval, beside published ones."""
+    steps = {(dataset, step) for dataset, _, step in rows if step}
+    lines = {(short(dataset), f"{step:,}"): (dataset, step) for dataset, step in sorted(steps)}
+    lines |= {(name, ""): None for name, _ in peers if name not in [name for name, _ in lines]}
+    names = [name for name in (*METHODS, *BOUNDS.values()) if name == "TD3-BST" or name in [key[1] for key in rows]]
+    published = list(dict.fromkeys(method for _, method in peers))
+    table = [["dataset", "gradient steps", *names, *(f"{method}, published" for method in published)]]
+    for (name, step), key in sorted(lines.items()):
+        runs = [key and (rows.get((key[0], method, key[1])) or rows.get((key[0], method, 0))) for method in names]
+        cells = [estimate(mean, [[score(last(run)) for run in part]]) if part else "" for part in runs]
+        table.append([name, step, *cells, *(peers.get((name, method), "") for method in published)])
+    return markdown(table)
+
+
+def complete(rows):
+    """{method: last scores, an array per dataset} of the methods with runs on all datasets, each at its most steps."""
+    steps = {}
+    for dataset, name, step in rows:
+        if name in METHODS:
+            steps[dataset] = max(step, steps.get(dataset, 0))
+    methods = [name for name in METHODS if steps and all((dataset, name, steps[dataset]) in rows for dataset in steps)]
+    return {name: [[score(last(run)) for run in rows[d, name, steps[d]]] for d in steps] for name in methods}
+
+
+def aggregate_table(scores):
+    """Mean, interquartile mean and probability of improvement of methods that have runs on the same datasets."""
+    table = [["method", "runs", "mean", "interquartile mean", "P(TD3-BST scores higher)"]]
+    for name, own in scores.items():
+        cells = [estimate(mean, own), estimate(iqm, own), ""]
+        if name != "TD3-BST" and "TD3-BST" in scores:
+            cells[2] = estimate(improvement, scores["TD3-BST"], own, digits=2)
+        table.append([name, sum(map(len, own)), *cells])
+    return markdown(table)
+
+
+def ablation(records, field, head):
+    """Last scores by the value of one flag where rows differ in it alone; "" if none do."""
+    flag = f"--{field.replace('_', '-')}"
+    rows = {}
+    for (dataset, name, step), runs in rows_of(records).items():
+        name = " ".join([name.partition(" `")[0], *(part for part in re.findall("`.*?`", name) if flag not in part)])
+        if step:
+            rows.setdefault((dataset, name, step), {})[runs[0]["args"][field]] = [score(last(run)) for run in runs]
+    rows = {key: by_value for key, by_value in rows.items() if len(by_value) > 1}
+    values = sorted({value for by_value in rows.values() for value in by_value})
+    lines = [
+        [short(dataset), name, f"{step:,}", *(estimate(mean, [by[v]]) if v in by else "" for v in values)]
+        for (dataset, name, step), by in rows.items()
+    ]
+    top = ["dataset", "method", "gradient steps", *(head.format(value) for value in values)]
+    return markdown([top, *lines]) if rows else ""
+
+
+def row_values(records):
+    """A dict for each row of runs with all there is to know of it; the command is that of its first seed."""
+    for (dataset, name, step), runs in rows_of(records).items():
+        ends = [score(last(run)) for run in runs]
+        keys = ("last score", "low", "high"), ("mean of the last tenth", "its low", "its high")
+        scores = [[ends], [[last_tenth(run) for run in runs]]]
+        values = {"dataset": dataset, "method": name.replace("`", ""), "gradient steps": step}
+        values["seeds"] = " ".join(str(run["args"]["seed"]) for run in runs)
+        for names, part in zip(keys, scores):
+            values |= dict.fromkeys(names, "") | {key: f"{value:.2f}" for key, value in zip(names, interval(mean, part))}
+        values["last score of each seed"] = " ".join(f"{end:.1f}" for end in ends)
+        values["commit"] = " ".join(sorted({run.get("commit", "") for run in runs} - {""}))
+        yield values | {"command": runs[0]["command"]}
+
+
 def modes(records):
-    """Table of morse_only.py on four-modes: percent of final actions at a mode, mean over seeds, for each temperature."""
+    """Table of morse_only.py on four-modes: percent of final actions at a mode, mean over seeds, by temperature."""
     shares = {}
     for entry in (entry for record in records for entry in record["morse"]):
         kernel = entry["kernel"] and f"{entry['kernel'].upper()}, {entry['factor']:g} k"
@@ -109,36 +272,126 @@ def certainties(records):
     return markdown(lines)
 
 
-def tables(folder):
-    """Markdown by the name of its markers, for all runs below a folder. Raises SystemExit where there is none."""
+def read(folder):
+    """The records of all runs below a folder. Raises SystemExit where there is none."""
     records = [json.loads(file.read_text()) for file in sorted(Path(folder).rglob("results.json"))]
     if not records:
         sys.exit(f"error: there is no results.json below {folder}; train something first")
-    groups = {
-        "results": (policies, [record for record in records if "evaluations" in record]),
-        "four-modes": (modes, [record for record in records if isinstance(record.get("morse"), list)]),
-        "certainty": (certainties, [record for record in records if isinstance(record.get("morse"), dict)]),
-    }
-    return {name: make(group) for name, (make, group) in groups.items() if group}
+    return records
 
 
-def main(folder: tyro.conf.Positional[str], into: str | None = None):
-    """Print the tables, and write them into a file that has their marker lines.
+def read_peers(pattern):
+    """{(dataset, method): score} of peers.csv, for the datasets whose names match."""
+    rows = csv.DictReader(PEERS.open())
+    rows = [row for row in rows if pattern and re.match(pattern, row["dataset"])]
+    return {(row["dataset"], row["method"]): row["score"] for row in rows}
+
+
+def tables(records):
+    """Markdown by name: {"results": ..., "scores Recreated PointMaze": ..., ...}, those for which there are runs."""
+    trained = [record for record in records if "evaluations" in record]
+    texts = {"results": policies(trained) if trained else ""}
+    for title, (pattern, peer_pattern, _) in GROUPS.items():
+        rows = rows_of([record for record in trained if re.search(pattern, record["dataset_id"])])
+        peers = read_peers(peer_pattern)
+        if rows or peers:
+            texts[f"scores {title}"] = score_table(rows, peers)
+            scores = complete(rows)
+            texts[f"aggregates {title}"] = aggregate_table(scores) if len(scores) > 1 else ""
+    texts["kernel scale"] = ablation(trained, "kernel_scale_factor", "lambda = {:g} k")
+    texts["dataset size"] = ablation(trained, "dataset_fraction", "{:.0%} of the episodes")
+    toys = [record for record in records if isinstance(record.get("morse"), list)]
+    others = [record for record in records if isinstance(record.get("morse"), dict)]
+    texts |= {"four-modes": modes(toys) if toys else "", "certainty": certainties(others) if others else ""}
+    return {name: text for name, text in texts.items() if text}
+
+
+# ---------------------------------------------------------------- files
+
+def draw_curves(rows):
+    """Score over gradient steps, a panel per dataset: a method's mean, its band from the lowest seed to the highest."""
+    datasets = list(dict.fromkeys(dataset for dataset, name, step in rows if step and name in METHODS))
+    figure = Figure((4 * len(datasets), 3.2), layout="constrained")
+    for axes, dataset in zip(figure.subplots(1, len(datasets), squeeze=False)[0], datasets):
+        for (_, name, step), runs in ((key, runs) for key, runs in rows.items() if key[0] == dataset):
+            if step and name in METHODS:
+                x = [entry["step"] for entry in runs[0]["evaluations"]]
+                y = np.array([[score(entry) for entry in run["evaluations"]] for run in runs])  # (seeds, evaluations)
+                color = f"C{METHODS.index(name)}"
+                axes.plot(x, y.mean(0), color=color, marker=".", label=f"{name}, {len(runs)} seeds")
+                axes.fill_between(x, y.min(0), y.max(0), color=color, alpha=0.15)
+        axes.set(title=short(dataset), xlabel="gradient steps", ylabel="score")
+        axes.legend(fontsize=6)
+    return figure
+
+
+def draw_profiles(scores):
+    """Share of each method's runs, over all datasets alike, that score more than tau."""
+    figure = Figure((5, 3.2), layout="constrained")
+    axes = figure.subplots()
+    ends = np.concatenate([x for own in scores.values() for x in own])
+    taus = np.linspace(min(0, ends.min()), max(100, ends.max()), 401)
+    for name, own in scores.items():
+        share = np.mean([(np.asarray(x)[:, None] > taus).mean(0) for x in own], 0)  # (taus,)
+        axes.plot(taus, share, color=f"C{METHODS.index(name)}", label=name)
+    axes.set(xlabel="score tau", ylabel="share of runs with score > tau", ylim=(-0.02, 1.02))
+    axes.legend(fontsize=6)
+    return figure
+
+
+def write_page(records, folder, command):
+    """scores.md and scores.csv in `folder`, figures below it."""
+    texts, trained = tables(records), [record for record in records if "evaluations" in record]
+    parts = [f"# Scores\n\nMade by `{command}`. {LEGEND}"]
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    for title, (pattern, _, note) in GROUPS.items():
+        if f"scores {title}" not in texts:
+            continue
+        parts.append(f"## {title}\n\n{note}\n\n{texts[f'scores {title}']}")
+        rows = rows_of([record for record in trained if re.search(pattern, record["dataset_id"])])
+        figures = {"curves": draw_curves(rows)} if any(step and name in METHODS for _, name, step in rows) else {}
+        if f"aggregates {title}" in texts:
+            parts.append(texts[f"aggregates {title}"])
+            figures["profiles"] = draw_profiles(complete(rows))
+        for name, figure in figures.items():
+            file = f"figures/{name}-{title.lower().replace(' ', '-')}.png"
+            figure.savefig(folder / file, dpi=120)
+            parts.append(f"![{name} of {title}]({file})")
+    for name, head in ("kernel scale", "Kernel scale"), ("dataset size", "Size of the dataset"):
+        if name in texts:
+            parts.append(f"## {head}\n\n{texts[name]}")
+    values = list(row_values(trained))
+    if values:
+        with (folder / "scores.csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, values[0], lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(values)
+        parts.append("## Every row\n\n" + markdown([list(values[0]), *(list(row.values()) for row in values)]))
+    (folder / "scores.md").write_text("\n\n".join(parts) + "\n")
+
+
+def main(folder: tyro.conf.Positional[str], into: str | None = None, out: str | None = None):
+    """Print the tables of policies and of Morse networks; write all tables into a page of yours, or pages of their own.
 
     Args:
         folder: folder with runs, at any depth
-        into: Markdown file with <!-- NAME --> and <!-- /NAME --> on lines of their own for each table
+        into: Markdown file with lines <!-- NAME --> and <!-- /NAME -->, between which the table of that name goes
+        out: folder for scores.md, scores.csv and figures/
     """
-    texts = tables(folder)
-    print("\n\n".join(texts.values()))
+    records = read(folder)
+    texts = tables(records)
+    print("\n\n".join(texts[name] for name in ("results", "four-modes", "certainty") if name in texts))
     if into:
-        page = Path(into).read_text()
+        page, found = Path(into).read_text(), 0
         for name, text in texts.items():
             pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
-            if not re.search(pattern, page, re.DOTALL):
-                sys.exit(f"error: {into} has no lines <!-- {name} --> and <!-- /{name} -->")
-            page = re.sub(pattern, lambda m: m[1] + text + "\n" + m[2], page, flags=re.DOTALL)
+            page, count = re.subn(pattern, lambda m: m[1] + text + "\n" + m[2], page, flags=re.DOTALL)
+            found += count
+        if not found:
+            sys.exit(f"error: {into} has no lines <!-- NAME --> and <!-- /NAME --> with a NAME of: {', '.join(texts)}")
         Path(into).write_text(page)
+    if out:
+        write_page(records, Path(out), shlex.join(["python", *sys.argv]))
 
 
 if __name__ == "__main__":

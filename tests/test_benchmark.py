@@ -1,21 +1,26 @@
 """The table that is made from results, and the random policy in it."""
 
+import csv
 import json
 import shutil
 
+import numpy as np
 import pytest
+import report
 from conftest import ROOT, run_script
 
 MORSE = "python td3_bst.py --env-id td3-bst/x-v0 --seed {} --total-timesteps 100"
 
 
-def write_result(folder, name, seed, scores, lengths, command, **args):
-    args = {"seed": seed, "exp_name": name, "weighting": "morse", "q_weight": 1.0} | args
+def write_result(folder, name, seed, scores, lengths, command, dataset="td3-bst/x-v0", commit="", **args):
+    defaults = {"weighting": "morse", "q_weight": 1.0, "kernel_scale_factor": 0.5, "dataset_fraction": 1.0}
+    args = defaults | {"seed": seed, "exp_name": name} | args
     evaluations = [
         {"step": 50 * (i + 1), "last": i == len(scores) - 1, "score": score, "return_mean": i, "lengths": lengths}
         for i, score in enumerate(scores)
     ]
-    record = {"dataset_id": "td3-bst/x-v0", "args": args, "command": command.format(seed), "evaluations": evaluations}
+    record = {"dataset_id": dataset, "args": args, "command": command.format(seed), "evaluations": evaluations}
+    record["commit"] = commit
     (folder / f"{name}{seed}").mkdir(parents=True)
     (folder / f"{name}{seed}" / "results.json").write_text(json.dumps(record))
 
@@ -39,6 +44,53 @@ def test_report(tmp_path):
     assert "| td3-bst/x-v0 | IQL-BST | 50 | 1 | 30.0 |" in process.stdout
     assert "| td3-bst/x-v0 | IQL | 50 | 1 | 20.0 |" in process.stdout
     assert page.read_text() == f"before\n<!-- results -->\n{process.stdout.strip()}\n<!-- /results -->\nafter\n"
+
+
+def test_scores_page(tmp_path):
+    """Last scores and those of the last tenth, intervals, a column per method, published scores, empty cells."""
+    for seed, (bst, bc) in enumerate([(90, 50), (70, 10)], 1):
+        write_result(tmp_path, "a", seed, [0] * 18 + [95, bst], [1], MORSE, "td3-bst/pointmaze-x-v0", "c0ffee")
+        flags = " --weighting constant --q-weight 0"
+        args = {"weighting": "constant", "q_weight": 0.0}
+        write_result(tmp_path, "b", seed, [0] * 19 + [bc], [1], MORSE + flags, "td3-bst/pointmaze-x-v0", **args)
+    write_result(tmp_path, "c", 1, [33.3], [1], MORSE, "/data/hopper-medium-v2.hdf5")
+    for fraction, end in (0.1, 10), (0.5, 50):
+        command = f"{MORSE} --dataset-fraction {fraction}"
+        write_result(tmp_path, f"d{fraction}", 1, [end], [1], command, "mujoco/ant/expert-v0", dataset_fraction=fraction)
+    out = tmp_path / "out"
+    run_script("benchmark/report.py", str(tmp_path), "--out", str(out))
+    page = (out / "scores.md").read_text()
+    assert "| pointmaze-x | 1,000 | 30.0 [10.0, 50.0] | 80.0 [70.0, 90.0] |" in page
+    assert "| behaviour cloning | 2 | 30.0 [10.0, 50.0] | 30.0 [10.0, 50.0] | 1.00 [1.00, 1.00] |" in page
+    assert "| hopper-medium | 50 | 33.3 | 53.51 | 60.37 | 67.53 | 102.29 |" in page
+    assert "| walker2d-medium |  |  | 63.23 | 82.71 | 80.91 | 85.82 |" in page
+    recreated = page[page.index("## Recreated PointMaze") :]
+    assert "not to be compared with published scores" in recreated[:120] and "published |" not in recreated
+    assert "| mujoco-ant-expert | TD3-BST | 50 | 10.0 | 50.0 |" in page and "| 10% of the episodes |" in page
+    rows = {(row["dataset"], row["method"]): row for row in csv.DictReader((out / "scores.csv").open())}
+    row = rows["td3-bst/pointmaze-x-v0", "TD3-BST"]
+    assert [row[key] for key in ("last score", "low", "high")] == ["80.00", "70.00", "90.00"]
+    assert [row[key] for key in ("seeds", "commit", "command")] == ["1 2", "c0ffee", MORSE.format(1)]
+    assert row["mean of the last tenth"] == f"{(0 + 95 + 90 + 0 + 95 + 70) / 6:.2f}"
+    drawn = {path.stem for path in (out / "figures").iterdir()}
+    assert drawn == {"curves-locomotion", "curves-minari-mujoco", "curves-recreated-pointmaze", "profiles-recreated-pointmaze"}
+
+
+def test_statistics():
+    """Against closed forms: which runs the interquartile mean takes, ties, a bootstrap of two seeds and of many."""
+    scores = [np.array([0.0, 1.0]), np.array([2.0, 100.0])]
+    assert report.iqm(scores) == 1.5 and report.mean(scores) == 25.75
+    assert report.improvement([np.array([1, 2])], [np.array([1, 0])]) == 3.5 / 4
+    assert report.interval(report.mean, [[0, 100]]) == (50, 0, 100)  # 0 and 100 have a chance of a quarter each
+    assert report.interval(report.mean, [[7], [9]]) == (8,) and report.estimate(report.mean, [[7], [9]]) == "8.0"
+    rng = np.random.default_rng(0)
+    many = [rng.normal(mean, 1, 400) for mean in (0, 1000)]  # strata that are mixed would give an interval of hundreds
+    value, low, high = report.interval(report.mean, many)
+    error = np.sqrt(sum(x.var() / 400 for x in many)) / 2
+    assert [low, high] == pytest.approx([value - 1.96 * error, value + 1.96 * error], abs=0.15 * error)
+    a, b = [rng.normal(1, 1, 200)], [rng.normal(0, 1, 300)]
+    value, low, high = report.interval(report.improvement, a, b, reps=500)
+    assert low < 0.760 < high and high - low < 0.12  # the normal distribution at 1 / sqrt(2)
 
 
 @pytest.mark.parametrize("page, runs", [("README.md", "runs"), ("benchmark/antmaze.md", "antmaze")])
