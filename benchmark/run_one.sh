@@ -11,7 +11,7 @@ command=$1
 runs=$(sed -n 's/.*--runs-dir \([^ ]*\).*/\1/p' <<< "$command")
 runs=${runs:-runs}
 mkdir -p "$runs/logs"
-log=$runs/logs/$(sed "s|--runs-dir [^ ]* *||; s|python ||; s|[^A-Za-z0-9._-]\{1,\}|_|g" <<< "$command").log
+log=$runs/logs/$(cksum <<< "$command" | cut -d " " -f 1).log
 
 if command -v flock > /dev/null; then
     exec 9> "$log.lock"

@@ -73,7 +73,7 @@ def test_scores_page(tmp_path):
     assert [row[key] for key in ("seeds", "commit", "command")] == ["1 2", "c0ffee", MORSE.format(1)]
     assert row["mean of the last tenth"] == f"{(0 + 95 + 90 + 0 + 95 + 70) / 6:.2f}"
     drawn = {path.stem for path in (out / "figures").iterdir()}
-    assert drawn == {"curves-locomotion", "curves-minari-mujoco", "curves-recreated-pointmaze", "profiles-recreated-pointmaze"}
+    assert drawn == {"curves-locomotion", "curves-recreated-pointmaze", "profiles-recreated-pointmaze"}
 
 
 def test_statistics():
