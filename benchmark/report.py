@@ -22,14 +22,18 @@ import tyro
 from matplotlib.figure import Figure
 
 
-RUNNING = {"--env-id", "--seed", "--exp-name", "--runs-dir", "--total-timesteps", "--eval-freq", "--eval-episodes"}
+RUNNING = set("--env-id --seed --exp-name --runs-dir --total-timesteps --eval-freq --eval-episodes".split())
+RUNNING |= {"--device", "--num-eval-envs", "--log-freq"}
+FREE = {"seed", "exp_name", "runs_dir", "device", "num_eval_envs", "log_freq", "eval_freq", "resume"}  # within a row
 BOUNDS = {"random": "random policy", "planner": "the data's planner without noise"}
 NAMED = {"--weighting", "--q-weight", "--policy-extraction"}  # flags that `method` puts into words
-KERNEL = {"--kernel", "--kernel-scale-factor", "--distances", "--log-freq"}  # in other columns, or of no interest
+KERNEL = {"--kernel", "--kernel-scale-factor", "--distances"}  # in other columns, or of no interest
 METHODS = ("behaviour cloning", "Morse-weighted behaviour cloning", "TD3+BC", "IQL", "IQL-BST", "TD3-BST")
 LEGEND = """A score is the mean over seeds of the last evaluation's, never the best one's: the success rate in mazes,
-in percent, else the normalised return. In brackets is its 95% bootstrap interval, too narrow where seeds are few. The
-tables of methods have those without further flags, the last table every row. An empty cell has not been measured."""
+in percent, else the normalised return, or the return where there are no reference scores. In brackets is its 95%
+bootstrap interval, too narrow where seeds are few. The tables of methods have those without further flags, the last table
+every row. Datasets whose name begins with `td3-bst/` are **recreated**. An empty cell has not been measured. Curves are
+means over seeds, their bands run from the lowest seed to the highest."""
 PEERS = Path(__file__).with_name("peers.csv")
 GROUPS = {  # title: pattern of its dataset ids, pattern of their names in peers.csv, what must be said of the figures
     "Locomotion": (
@@ -46,6 +50,7 @@ GROUPS = {  # title: pattern of its dataset ids, pattern of their names in peers
     "Recreated PointMaze": ("td3-bst/pointmaze", None, "**Recreated data:** not to be compared with published scores."),
     "Adroit and kitchen": ("D4RL/(pen|door|hammer|relocate|kitchen)", None, "Minari's conversion of D4RL's data."),
     "Minari MuJoCo": ("mujoco/", None, "Minari's own data; returns, since it has no reference scores."),
+    "Other datasets": ("", None, "What is in none of the groups above."),
 }
 
 
@@ -89,17 +94,41 @@ def last_tenth(record):
 
 
 def rows_of(records):
-    """Lists of runs that differ in their seed only, in its order, by (dataset, method, gradient steps)."""
+    """Runs that differ in their seed only, in its order, by (dataset, method, gradient steps). SystemExit if they don't."""
     rows = {}
     for record in sorted(records, key=lambda record: record["args"]["seed"]):
-        rows.setdefault((record["dataset_id"], method(record), last(record)["step"]), []).append(record)
+        dataset = record["dataset_id"]
+        dataset = Path(dataset).name if dataset.endswith(".hdf5") else dataset  # wherever the file was
+        rows.setdefault((dataset, method(record), last(record)["step"]), []).append(record)
+    for (dataset, name, _), runs in rows.items():
+        seeds = [run["args"]["seed"] for run in runs]
+        others = [{key: value for key, value in run["args"].items() if key not in FREE} for run in runs]
+        if len(set(seeds)) < len(seeds) or any(args != others[0] for args in others):
+            wrong = "have a seed twice" if len(set(seeds)) < len(seeds) else "differ in more than their seed"
+            sys.exit(f"error: runs of {name} on {dataset}, seeds {seeds}, {wrong}; move those that should not count away")
     return dict(sorted(rows.items(), key=lambda row: (row[0][0], -row[0][2], row[0][1])))
 
 
-def short(dataset_id):
+def group_of(dataset):
+    """The title of the first of GROUPS that a dataset belongs to."""
+    return next(title for title, (pattern, *_) in GROUPS.items() if re.search(pattern, dataset))
+
+
+def short(dataset):
     """A dataset's name as the published tables have it."""
-    name = re.sub(r"^(D4RL|td3-bst)/|-v\d+(\.hdf5)?$", "", dataset_id)
-    return Path(name).name if dataset_id.endswith(".hdf5") else name.replace("/", "-")
+    return re.sub(r"^D4RL/|-v\d+(\.hdf5)?$", "", dataset).replace("/", "-").replace("_", "-")
+
+
+def steps_cell(runs):
+    """Gradient steps of a row's last evaluation, and of how many, where that is not the end."""
+    step, total = last(runs[0])["step"], runs[0]["args"].get("total_timesteps")
+    return f"{step:,}" + (f" of {total:,}" if step and total not in (None, step) else "")
+
+
+def curve(runs):
+    """Steps at which all of these runs were evaluated, (evaluations,), and their scores, (seeds, evaluations)."""
+    steps = sorted(set.intersection(*({entry["step"] for entry in run["evaluations"]} for run in runs)))
+    return steps, np.array([[score(e) for e in run["evaluations"] if e["step"] in steps] for run in runs])
 
 
 # ---------------------------------------------------------------- statistics of several runs
@@ -129,9 +158,9 @@ def improvement(ours, theirs):
 
 
 def interval(statistic, *scores, reps=2000):
-    """A statistic of one list of arrays or of two, and the ends of its 95% bootstrap interval, if there are two seeds."""
+    """A statistic of one list of arrays or of two, and the ends of its 95% bootstrap interval, if there are two seeds of each."""
     value = statistic(*([np.asarray(x) for x in part] for part in scores))
-    if max(len(x) for part in scores for x in part) == 1:
+    if min(len(x) for part in scores for x in part) == 1:
         return (value,)
     draws = statistic(*(resample(part, reps, seed) for seed, part in enumerate(scores)))
     return value, *np.percentile(draws, [2.5, 97.5])
@@ -155,14 +184,13 @@ def policies(records):
     """Table of the runs that evaluated a policy, each method's flags and each seed's score."""
     head = ["dataset", "method", "gradient steps", "seeds", "score", "of each seed", "of each evaluation", "return"]
     lines = [[*head, "episode length"]]
-    for (dataset, name, step), runs in rows_of(records).items():
+    for (dataset, name, _), runs in rows_of(records).items():
         ends = [last(record) for record in runs]
-        cells = [dataset, name, f"{step:,}", ", ".join(str(record["args"]["seed"]) for record in runs), "", "", ""]
+        cells = [dataset, name, steps_cell(runs), ", ".join(str(record["args"]["seed"]) for record in runs), "", "", ""]
         if None not in [entry["score"] for entry in ends]:
-            curve = zip(*([entry["score"] for entry in record["evaluations"]] for record in runs))
             cells[4] = f"{np.mean([entry['score'] for entry in ends]):.1f}"
             cells[5] = ", ".join(f"{entry['score']:.0f}" for entry in ends)
-            cells[6] = ", ".join(f"{np.mean(scores):.0f}" for scores in curve)
+            cells[6] = ", ".join(f"{value:.0f}" for value in curve(runs)[1].mean(0))
         cells.append(f"{np.mean([entry['return_mean'] for entry in ends]):.2f}")
         lines.append([*cells, f"{np.mean([np.mean(entry['lengths']) for entry in ends]):.0f}"])
     return markdown(lines)
@@ -170,37 +198,41 @@ def policies(records):
 
 def score_table(rows, peers):
     """Last scores by dataset and method without other flags, mean over seeds with interval, beside published ones."""
-    steps = {(dataset, step) for dataset, _, step in rows if step}
-    lines = {(short(dataset), f"{step:,}"): (dataset, step) for dataset, step in sorted(steps)}
-    lines |= {(name, ""): None for name, _ in peers if name not in [name for name, _ in lines]}
+    lines = {(dataset, step) for dataset, name, step in rows if name in METHODS}
+    lines |= {(dataset, 0) for dataset, *_ in rows if dataset not in [dataset for dataset, _ in lines]}
+    lines |= {(name, 0) for name, _ in peers if name not in [short(dataset) for dataset, _ in lines]}
     names = [name for name in (*METHODS, *BOUNDS.values()) if name == "TD3-BST" or name in [key[1] for key in rows]]
     published = list(dict.fromkeys(method for _, method in peers))
     table = [["dataset", "gradient steps", *names, *(f"{method}, published" for method in published)]]
-    for (name, step), key in sorted(lines.items()):
-        runs = [key and (rows.get((key[0], method, key[1])) or rows.get((key[0], method, 0))) for method in names]
-        cells = [estimate(mean, [[score(last(run)) for run in part]]) if part else "" for part in runs]
-        table.append([name, step, *cells, *(peers.get((name, method), "") for method in published)])
+    for dataset, step in sorted(lines):
+        parts = [rows.get((dataset, name, step)) or rows.get((dataset, name, 0)) for name in names]
+        steps = next(steps_cell(part) for part in parts if part) if step else ""
+        cells = [estimate(mean, [[score(last(run)) for run in part]]) if part else "" for part in parts]
+        table.append([dataset, steps, *cells, *(peers.get((short(dataset), method), "") for method in published)])
     return markdown(table)
 
 
-def complete(rows):
-    """{method: last scores, an array per dataset} of the methods with runs on all datasets, each at its most steps."""
+def longest(rows):
+    """{method without other flags: {dataset: last scores}}, each dataset's at the most steps that a method has there."""
     steps = {}
     for dataset, name, step in rows:
         if name in METHODS:
             steps[dataset] = max(step, steps.get(dataset, 0))
-    methods = [name for name in METHODS if steps and all((dataset, name, steps[dataset]) in rows for dataset in steps)]
-    return {name: [[score(last(run)) for run in rows[d, name, steps[d]]] for d in steps] for name in methods}
+    found = {name: {d: rows[d, name, step] for d, step in steps.items() if (d, name, step) in rows} for name in METHODS}
+    return {name: {d: [score(last(run)) for run in runs] for d, runs in own.items()} for name, own in found.items() if own}
 
 
 def aggregate_table(scores):
-    """Mean, interquartile mean and probability of improvement of methods that have runs on the same datasets."""
-    table = [["method", "runs", "mean", "interquartile mean", "P(TD3-BST scores higher)"]]
+    """Mean and interquartile mean over datasets, and the probability that TD3-BST is better where both have runs."""
+    table = [["method", "datasets", "runs", "mean", "interquartile mean", "P(TD3-BST scores higher)"]]
+    ours = scores.get("TD3-BST", {})
     for name, own in scores.items():
-        cells = [estimate(mean, own), estimate(iqm, own), ""]
-        if name != "TD3-BST" and "TD3-BST" in scores:
-            cells[2] = estimate(improvement, scores["TD3-BST"], own, digits=2)
-        table.append([name, sum(map(len, own)), *cells])
+        parts = list(own.values())
+        cells = [len(own), sum(map(len, parts)), estimate(mean, parts), estimate(iqm, parts), ""]
+        both = [dataset for dataset in own if dataset in ours]
+        if name != "TD3-BST" and both:
+            cells[4] = estimate(improvement, [ours[d] for d in both], [own[d] for d in both], digits=2)
+        table.append([name, *cells])
     return markdown(table)
 
 
@@ -211,11 +243,12 @@ def ablation(records, field, head):
     for (dataset, name, step), runs in rows_of(records).items():
         name = " ".join([name.partition(" `")[0], *(part for part in re.findall("`.*?`", name) if flag not in part)])
         if step:
-            rows.setdefault((dataset, name, step), {})[runs[0]["args"][field]] = [score(last(run)) for run in runs]
+            by_value = rows.setdefault((dataset, name, step), {})
+            by_value.setdefault(runs[0]["args"][field], []).extend(score(last(run)) for run in runs)
     rows = {key: by_value for key, by_value in rows.items() if len(by_value) > 1}
     values = sorted({value for by_value in rows.values() for value in by_value})
     lines = [
-        [short(dataset), name, f"{step:,}", *(estimate(mean, [by[v]]) if v in by else "" for v in values)]
+        [dataset, name, f"{step:,}", *(estimate(mean, [by[v]]) if v in by else "" for v in values)]
         for (dataset, name, step), by in rows.items()
     ]
     top = ["dataset", "method", "gradient steps", *(head.format(value) for value in values)]
@@ -224,11 +257,11 @@ def ablation(records, field, head):
 
 def row_values(records):
     """A dict for each row of runs with all there is to know of it; the command is that of its first seed."""
-    for (dataset, name, step), runs in rows_of(records).items():
+    for (dataset, name, _), runs in rows_of(records).items():
         ends = [score(last(run)) for run in runs]
         keys = ("last score", "low", "high"), ("mean of the last tenth", "its low", "its high")
         scores = [[ends], [[last_tenth(run) for run in runs]]]
-        values = {"dataset": dataset, "method": name.replace("`", ""), "gradient steps": step}
+        values = {"dataset": dataset, "method": name.replace("`", ""), "gradient steps": steps_cell(runs)}
         values["seeds"] = " ".join(str(run["args"]["seed"]) for run in runs)
         for names, part in zip(keys, scores):
             values |= dict.fromkeys(names, "") | {key: f"{value:.2f}" for key, value in zip(names, interval(mean, part))}
@@ -287,17 +320,21 @@ def read_peers(pattern):
     return {(row["dataset"], row["method"]): row["score"] for row in rows}
 
 
+def group_rows(records, title):
+    """The rows of one of GROUPS."""
+    return {key: runs for key, runs in rows_of(records).items() if group_of(key[0]) == title}
+
+
 def tables(records):
     """Markdown by name: {"results": ..., "scores Recreated PointMaze": ..., ...}, those for which there are runs."""
     trained = [record for record in records if "evaluations" in record]
     texts = {"results": policies(trained) if trained else ""}
-    for title, (pattern, peer_pattern, _) in GROUPS.items():
-        rows = rows_of([record for record in trained if re.search(pattern, record["dataset_id"])])
-        peers = read_peers(peer_pattern)
+    for title, (_, peer_pattern, _) in GROUPS.items():
+        rows, peers = group_rows(trained, title), read_peers(peer_pattern)
         if rows or peers:
             texts[f"scores {title}"] = score_table(rows, peers)
-            scores = complete(rows)
-            texts[f"aggregates {title}"] = aggregate_table(scores) if len(scores) > 1 else ""
+            comparable = all(last(run)["score"] is not None for runs in rows.values() for run in runs)  # between datasets
+            texts[f"aggregates {title}"] = aggregate_table(longest(rows)) if longest(rows) and comparable else ""
     texts["kernel scale"] = ablation(trained, "kernel_scale_factor", "lambda = {:g} k")
     texts["dataset size"] = ablation(trained, "dataset_fraction", "{:.0%} of the episodes")
     toys = [record for record in records if isinstance(record.get("morse"), list)]
@@ -310,23 +347,24 @@ def tables(records):
 
 def draw_curves(rows):
     """Score over gradient steps, a panel per dataset: a method's mean, its band from the lowest seed to the highest."""
-    datasets = list(dict.fromkeys(dataset for dataset, name, step in rows if step and name in METHODS))
+    rows = {key: runs for key, runs in rows.items() if key[1] in METHODS}
+    datasets = list(dict.fromkeys(dataset for dataset, *_ in rows))
     figure = Figure((4 * len(datasets), 3.2), layout="constrained")
     for axes, dataset in zip(figure.subplots(1, len(datasets), squeeze=False)[0], datasets):
-        for (_, name, step), runs in ((key, runs) for key, runs in rows.items() if key[0] == dataset):
-            if step and name in METHODS:
-                x = [entry["step"] for entry in runs[0]["evaluations"]]
-                y = np.array([[score(entry) for entry in run["evaluations"]] for run in runs])  # (seeds, evaluations)
-                color = f"C{METHODS.index(name)}"
-                axes.plot(x, y.mean(0), color=color, marker=".", label=f"{name}, {len(runs)} seeds")
-                axes.fill_between(x, y.min(0), y.max(0), color=color, alpha=0.15)
-        axes.set(title=short(dataset), xlabel="gradient steps", ylabel="score")
+        for (_, name, _), runs in ((key, runs) for key, runs in rows.items() if key[0] == dataset):
+            steps, scores = curve(runs)
+            color = f"C{METHODS.index(name)}"
+            axes.plot(steps, scores.mean(0), color=color, marker=".", label=f"{name}, {len(runs)} seeds")
+            axes.fill_between(steps, scores.min(0), scores.max(0), color=color, alpha=0.15)
+        axes.set(title=dataset, xlabel="gradient steps", ylabel="score")
         axes.legend(fontsize=6)
     return figure
 
 
 def draw_profiles(scores):
-    """Share of each method's runs, over all datasets alike, that score more than tau."""
+    """Share of each method's runs that score more than tau, datasets weighing alike; of methods with all the datasets."""
+    most = max(map(len, scores.values()))
+    scores = {name: own.values() for name, own in scores.items() if len(own) == most}
     figure = Figure((5, 3.2), layout="constrained")
     axes = figure.subplots()
     ends = np.concatenate([x for own in scores.values() for x in own])
@@ -342,17 +380,18 @@ def draw_profiles(scores):
 def write_page(records, folder, command):
     """scores.md and scores.csv in `folder`, figures below it."""
     texts, trained = tables(records), [record for record in records if "evaluations" in record]
-    parts = [f"# Scores\n\nMade by `{command}`. {LEGEND}"]
+    parts = [f"# Scores\n\nMade by `{command}`.\n\n{LEGEND}"]
     (folder / "figures").mkdir(parents=True, exist_ok=True)
-    for title, (pattern, _, note) in GROUPS.items():
+    for title, (*_, note) in GROUPS.items():
         if f"scores {title}" not in texts:
             continue
         parts.append(f"## {title}\n\n{note}\n\n{texts[f'scores {title}']}")
-        rows = rows_of([record for record in trained if re.search(pattern, record["dataset_id"])])
-        figures = {"curves": draw_curves(rows)} if any(step and name in METHODS for _, name, step in rows) else {}
-        if f"aggregates {title}" in texts:
+        rows, figures = group_rows(trained, title), {}
+        if longest(rows):
+            figures["curves"] = draw_curves(rows)
+        if texts.get(f"aggregates {title}"):
             parts.append(texts[f"aggregates {title}"])
-            figures["profiles"] = draw_profiles(complete(rows))
+            figures["profiles"] = draw_profiles(longest(rows))
         for name, figure in figures.items():
             file = f"figures/{name}-{title.lower().replace(' ', '-')}.png"
             figure.savefig(folder / file, dpi=120)

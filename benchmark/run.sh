@@ -13,23 +13,29 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 : "${SEEDS:=1 2 3 4 5}" "${WORKERS:=1}" "${FILTER:=.}" "${FLAGS:=}" "${DRY_RUN:=}"
 
-lines=$(cat)
-commands=$(for seed in $SEEDS; do sed "s|\$|${FLAGS:+ $FLAGS} --seed $seed|" <<< "$lines"; done | grep -E -e "$FILTER") || {
-    echo "error: no command matches FILTER=$FILTER; DRY_RUN=1 without it prints them all" >&2
+error() {
+    echo "error: $1" >&2
     exit 1
 }
+[[ $WORKERS =~ ^[1-9][0-9]*$ ]] || error "WORKERS must be 1 or more, got $WORKERS"
+[[ $SEEDS$FLAGS =~ [^A-Za-z0-9_@%+=:,./\ -] ]] && error "SEEDS and FLAGS must be plain words with a space between, got $SEEDS $FLAGS"
+FLAGS=$(echo $FLAGS)  # one space between words, as in the command that a run stores
+lines=$(cat)
+commands=$(for seed in $SEEDS; do
+    while read -r line; do echo "$line${FLAGS:+ $FLAGS} --seed $seed"; done <<< "$lines"
+done | grep -E -e "$FILTER") || error "no command matches FILTER=$FILTER; DRY_RUN=1 without it prints them all"
 if [ -n "$DRY_RUN" ]; then
     echo "$commands"
     exit
 fi
-[[ $WORKERS =~ ^[1-9][0-9]*$ ]] || { echo "error: WORKERS must be 1 or more, got $WORKERS" >&2; exit 1; }
-cores=$(getconf _NPROCESSORS_ONLN)
+cores=$(nproc 2> /dev/null || getconf _NPROCESSORS_ONLN)
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > WORKERS ? cores / WORKERS : 1))}
 export FAILED=$(mktemp)
 trap 'rm -f "$FAILED"' EXIT
 trap 'echo "stopped; the same line again goes on" >&2; exit 130' INT
-echo "$(wc -l <<< "$commands") runs, $WORKERS at a time with $OMP_NUM_THREADS threads each"
+echo "$(grep -c . <<< "$commands") runs, $WORKERS at a time with $OMP_NUM_THREADS threads each"
 tr '\n' '\0' <<< "$commands" | xargs -0 -n 1 -P "$WORKERS" bash benchmark/run_one.sh || {
+    [ -s "$FAILED" ] || echo "a run was killed and the others were not tried; the same line again goes on" > "$FAILED"
     echo "failed:" >&2
     cat "$FAILED" >&2
     exit 1

@@ -7,15 +7,19 @@
 set -uo pipefail
 cd "$(dirname "$0")/.."
 trap 'exit 130' INT
-command=$1
+command=${1:?error: no command}
 runs=$(sed -n 's/.*--runs-dir \([^ ]*\).*/\1/p' <<< "$command")
 runs=${runs:-runs}
 mkdir -p "$runs/logs"
 log=$runs/logs/$(cksum <<< "$command" | cut -d " " -f 1).log
 
-if command -v flock > /dev/null; then
+fail() {
+    echo "$command: $1" | tee -a "${FAILED:-/dev/null}" >&2
+    exit 1
+}
+if command -v flock > /dev/null; then  # the run itself holds the lock too, should this script be killed
     exec 9> "$log.lock"
-    flock -n 9 || { echo "skipped, another process is at it: $command"; exit; }
+    flock -w 60 9 || fail "another process is still at it"
 fi
 now=$command
 for file in $(grep -lsF "\"command\": \"$command\"" "$runs"/*/args.json); do
@@ -29,9 +33,5 @@ for file in $(grep -lsF "\"command\": \"$command\"" "$runs"/*/args.json); do
     fi
 done
 echo "$(date +%H:%M) start: $now > $log"
-if $now >> "$log" 2>&1 9>&-; then
-    echo "$(date +%H:%M) finished: $command"
-else
-    echo "$command: $(tail -n 1 "$log") (all of it in $log)" | tee -a "${FAILED:-/dev/null}" >&2
-    exit 1
-fi
+$now >> "$log" 2>&1 || fail "status $?, $(tail -n 1 "$log") (all of it in $log)"
+echo "$(date +%H:%M) finished: $command"

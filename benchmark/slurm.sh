@@ -6,11 +6,13 @@
 # SEEDS, FILTER and FLAGS as in run.sh. A task that the scheduler requeues goes on where it was; submitting again skips
 # what has finished. SLURM's own output has a line per task, and runs/logs the scripts' output.
 set -euo pipefail
-cd "$(dirname "$0")/.."
 [ -f "${1:-}" ] || { echo "error: the first argument must be an experiment's script, got ${1:-none}" >&2; exit 1; }
+name=$(basename "$1" .sh)
+commands=$(DRY_RUN=1 bash "$1")
+cd "$(dirname "$0")/.."
 mkdir -p runs/logs
-list=$(mktemp "runs/logs/$(basename "$1" .sh)-XXXXXX")
-DRY_RUN=1 bash "$1" > "$list"
-sbatch --job-name "$(basename "$1" .sh)" --array "1-$(wc -l < "$list")" --requeue --output "runs/logs/slurm-%A_%a.out" \
+list=$(mktemp "runs/logs/$name-XXXXXX")
+echo "$commands" > "$list"
+sbatch --job-name "$name" --array "1-$(grep -c . "$list")" --requeue --output "runs/logs/slurm-%A_%a.out" \
     --gpus 1 --cpus-per-task 4 --mem 24G --time 12:00:00 "${@:2}" \
-    --wrap "OMP_NUM_THREADS=4 bash benchmark/run_one.sh \"\$(sed -n \"\${SLURM_ARRAY_TASK_ID}p\" $list)\""
+    --wrap "OMP_NUM_THREADS=\$SLURM_CPUS_PER_TASK bash benchmark/run_one.sh \"\$(sed -n \"\${SLURM_ARRAY_TASK_ID}p\" $list)\""

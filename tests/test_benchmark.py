@@ -46,34 +46,58 @@ def test_report(tmp_path):
     assert page.read_text() == f"before\n<!-- results -->\n{process.stdout.strip()}\n<!-- /results -->\nafter\n"
 
 
+CLONING = MORSE + " --weighting constant --q-weight 0"
+CLONED = {"weighting": "constant", "q_weight": 0.0}
+
+
 def test_scores_page(tmp_path):
     """Last scores and those of the last tenth, intervals, a column per method, published scores, empty cells."""
+    maze, hopper = "td3-bst/pointmaze-x-v0", "data/hopper_medium-v2.hdf5"
     for seed, (bst, bc) in enumerate([(90, 50), (70, 10)], 1):
-        write_result(tmp_path, "a", seed, [0] * 18 + [95, bst], [1], MORSE, "td3-bst/pointmaze-x-v0", "c0ffee")
-        flags = " --weighting constant --q-weight 0"
-        args = {"weighting": "constant", "q_weight": 0.0}
-        write_result(tmp_path, "b", seed, [0] * 19 + [bc], [1], MORSE + flags, "td3-bst/pointmaze-x-v0", **args)
-    write_result(tmp_path, "c", 1, [33.3], [1], MORSE, "/data/hopper-medium-v2.hdf5")
+        write_result(tmp_path, "a", seed, [0] * 18 + [95, bst], [1], MORSE + " --device cpu", maze, "c0ffee")
+        write_result(tmp_path, "b", seed, [0] * 19 + [bc], [1], CLONING, maze, **CLONED)
+        write_result(tmp_path, "c", seed, [33.3 + seed], [1], MORSE, f"/home/{seed}/{hopper}")
     for fraction, end in (0.1, 10), (0.5, 50):
         command = f"{MORSE} --dataset-fraction {fraction}"
-        write_result(tmp_path, f"d{fraction}", 1, [end], [1], command, "mujoco/ant/expert-v0", dataset_fraction=fraction)
+        write_result(tmp_path, f"d{fraction}", 1, [end], [1], command, "td3-bst/antmaze-y-v0", dataset_fraction=fraction)
+    write_result(tmp_path, "e", 1, [None], [1], MORSE, "mujoco/ant/expert-v0", total_timesteps=100)
+    write_result(tmp_path, "f", 1, [1.0], [1], MORSE, "D4RL/pointmaze/umaze-v2")
     out = tmp_path / "out"
     run_script("benchmark/report.py", str(tmp_path), "--out", str(out))
     page = (out / "scores.md").read_text()
-    assert "| pointmaze-x | 1,000 | 30.0 [10.0, 50.0] | 80.0 [70.0, 90.0] |" in page
-    assert "| behaviour cloning | 2 | 30.0 [10.0, 50.0] | 30.0 [10.0, 50.0] | 1.00 [1.00, 1.00] |" in page
-    assert "| hopper-medium | 50 | 33.3 | 53.51 | 60.37 | 67.53 | 102.29 |" in page
-    assert "| walker2d-medium |  |  | 63.23 | 82.71 | 80.91 | 85.82 |" in page
+    assert f"| {maze} | 1,000 | 30.0 [10.0, 50.0] | 80.0 [70.0, 90.0] |" in page
+    assert "| behaviour cloning | 1 | 2 | 30.0 [10.0, 50.0] | 30.0 [10.0, 50.0] | 1.00 [1.00, 1.00] |" in page
+    assert "| hopper_medium-v2.hdf5 | 50 | 34.8 [34.3, 35.3] | 53.51 | 60.37 | 67.53 | 102.29 |" in page
+    assert "| walker2d-medium |  |  | 63.23 | 82.71 | 80.91 | 85.82 |" in page and "| hopper-medium |" not in page
     recreated = page[page.index("## Recreated PointMaze") :]
     assert "not to be compared with published scores" in recreated[:120] and "published |" not in recreated
-    assert "| mujoco-ant-expert | TD3-BST | 50 | 10.0 | 50.0 |" in page and "| 10% of the episodes |" in page
+    assert "| td3-bst/antmaze-y-v0 | TD3-BST | 50 | 10.0 | 50.0 |" in page and "| 10% of the episodes |" in page
+    robots = page[page.index("## Minari MuJoCo") : page.index("## Other datasets")]
+    assert "| mujoco/ant/expert-v0 | 50 of 100 | 0.0 |" in robots and "interquartile" not in robots
+    assert "| D4RL/pointmaze/umaze-v2 | 50 | 1.0 |" in page
     rows = {(row["dataset"], row["method"]): row for row in csv.DictReader((out / "scores.csv").open())}
-    row = rows["td3-bst/pointmaze-x-v0", "TD3-BST"]
+    row = rows[maze, "TD3-BST"]
     assert [row[key] for key in ("last score", "low", "high")] == ["80.00", "70.00", "90.00"]
-    assert [row[key] for key in ("seeds", "commit", "command")] == ["1 2", "c0ffee", MORSE.format(1)]
+    assert [row[key] for key in ("seeds", "commit", "command")] == ["1 2", "c0ffee", MORSE.format(1) + " --device cpu"]
     assert row["mean of the last tenth"] == f"{(0 + 95 + 90 + 0 + 95 + 70) / 6:.2f}"
     drawn = {path.stem for path in (out / "figures").iterdir()}
-    assert drawn == {"curves-locomotion", "curves-recreated-pointmaze", "profiles-recreated-pointmaze"}
+    assert drawn >= {"curves-locomotion", "profiles-locomotion", "curves-minari-mujoco", "curves-recreated-pointmaze"}
+    assert "profiles-minari-mujoco" not in drawn
+
+
+def test_runs_that_are_no_row(tmp_path):
+    """The same seed twice, or another argument in the same row, is an error; another evaluation interval is not."""
+    write_result(tmp_path / "x", "a", 1, [1.0, 2.0], [1], MORSE)
+    write_result(tmp_path / "x", "a", 2, [4.0], [1], MORSE)
+    (tmp_path / "x/a2/results.json").write_text((tmp_path / "x/a2/results.json").read_text().replace("50", "100"))
+    assert "| td3-bst/x-v0 | TD3-BST | 100 | 1, 2 | 3.0 | 2, 4 | 3 |" in run_script("benchmark/report.py", str(tmp_path)).stdout
+    write_result(tmp_path / "y", "a", 1, [1.0, 3.0], [1], MORSE)
+    process = run_script("benchmark/report.py", str(tmp_path), ok=False)
+    assert process.returncode == 1 and "have a seed twice" in process.stderr
+    shutil.rmtree(tmp_path / "y")
+    write_result(tmp_path / "y", "a", 3, [1.0, 3.0], [1], MORSE, temperature=7.0)
+    process = run_script("benchmark/report.py", str(tmp_path), ok=False)
+    assert process.returncode == 1 and "differ in more than their seed" in process.stderr
 
 
 def test_statistics():
@@ -82,7 +106,7 @@ def test_statistics():
     assert report.iqm(scores) == 1.5 and report.mean(scores) == 25.75
     assert report.improvement([np.array([1, 2])], [np.array([1, 0])]) == 3.5 / 4
     assert report.interval(report.mean, [[0, 100]]) == (50, 0, 100)  # 0 and 100 have a chance of a quarter each
-    assert report.interval(report.mean, [[7], [9]]) == (8,) and report.estimate(report.mean, [[7], [9]]) == "8.0"
+    assert report.estimate(report.mean, [[7], [9, 11]]) == "8.5"  # one seed has no interval
     rng = np.random.default_rng(0)
     many = [rng.normal(mean, 1, 400) for mean in (0, 1000)]  # strata that are mixed would give an interval of hundreds
     value, low, high = report.interval(report.mean, many)
