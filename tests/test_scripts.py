@@ -1,5 +1,6 @@
 """The shell scripts of benchmark/: every command in them, a tiny run of each script, kill and restart, failures, SLURM."""
 
+import fcntl
 import json
 import os
 import shlex
@@ -90,7 +91,7 @@ def test_every_script_end_to_end(project, pointmaze):
 
 def test_kill_and_restart(project, pointmaze):
     """Killed, stopped with Ctrl-C, started again: both runs go on from their checkpoints, in their folders, to the end."""
-    flags = f"--env-id {pointmaze} {TINY_POLICY} --total-timesteps 4000 --eval-freq 4000"
+    flags = f"--env-id {pointmaze} {TINY_POLICY} --total-timesteps 2000 --eval-freq 2000"
     env = {"FILTER": "umaze --env-id", "FLAGS": flags, "WORKERS": "2", "SEEDS": "1 2"}
     for stop in (signal.SIGKILL, signal.SIGINT):
         before = {file: file.stat().st_mtime_ns for file in (project / "runs").glob("*/checkpoint.pt")}
@@ -109,7 +110,7 @@ def test_kill_and_restart(project, pointmaze):
     assert code == 0 and out.count(" --resume runs/") == 2 and out.count(" finished: ") == 2, out + error
     assert len(files) == len(list((project / "runs").glob("*/args.json"))) == 2
     for record in results(project):
-        assert [entry["step"] for entry in record["evaluations"]] == [4000]
+        assert [entry["step"] for entry in record["evaluations"]] == [2000]
 
 
 def test_failures_are_listed(project, pointmaze):
@@ -119,15 +120,47 @@ def test_failures_are_listed(project, pointmaze):
     error, out, code = run(project, "pointmaze", **env)
     assert code == 1 and out.count(" finished: ") == 2
     listed = error[error.index("failed:\n") :].splitlines()[1:]
-    assert len(listed) == 2 and all("--seed -1: error: --seed must be from 0" in line for line in listed)
+    assert len(listed) == 2 and all("--seed -1: status 1, error: --seed must be" in line for line in listed)
     for line in listed:
         log = line.partition("all of it in ")[2].strip(")")
         assert "error: --seed must be" in (project / log).read_text()
     error, out, code = run(project, "pointmaze", **env)
-    assert code == 1 and out.count("finished before: ") == 2 and error.count("--seed -1: error") == 4
+    assert code == 1 and out.count("finished before: ") == 2 and error.count("--seed -1: status 1") == 4
 
 
-@pytest.mark.parametrize("env, message", [({"FILTER": "nothing"}, "no command matches"), ({"WORKERS": "0"}, "WORKERS must")])
+def stub(project, name, text):
+    """A program of this name in the project's bin/, and the PATH that has it first."""
+    file = project / "bin" / name
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(text)
+    file.chmod(0o755)
+    return f"{file.parent}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+
+
+def test_a_command_waits_for_the_process_that_is_at_it(project):
+    path = stub(project, "python", "#!/bin/bash\necho ran\n")
+    one = project / "benchmark" / "run_one.sh"
+    assert subprocess.run(["bash", one, "python x.py"], env=os.environ | {"PATH": path}).returncode == 0
+    (log,) = (project / "runs/logs").glob("*.log")
+    with open(f"{log}.lock") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        process = subprocess.Popen(["bash", one, "python x.py"], env=os.environ | {"PATH": path})
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(1.5)
+        assert log.read_text() == "ran\n"
+    assert process.wait(10) == 0 and log.read_text() == "ran\nran\n"
+
+
+def test_a_killed_worker_is_not_success(project):
+    path = stub(project, "python", "#!/bin/bash\nkill -9 $PPID\n")
+    error, out, code = run(project, "pointmaze", PATH=path)
+    assert code == 1 and "all finished" not in out and "the same line again goes on" in error
+
+
+BAD = [({"FILTER": "nothing"}, "no command matches"), ({"WORKERS": "0"}, "WORKERS must"), ({"FLAGS": "--a 'b'"}, "plain words")]
+
+
+@pytest.mark.parametrize("env, message", BAD)
 def test_bad_variables(project, env, message):
     error, out, code = run(project, "pointmaze", **env)
     assert code == 1 and error.startswith("error: ") and message in error and len(error.splitlines()) == 1
@@ -136,16 +169,15 @@ def test_bad_variables(project, env, message):
 
 def test_slurm(project, pointmaze):
     """sbatch gets an array of as many tasks as there are commands, and task i runs command i."""
-    stub = project / "bin" / "sbatch"
-    stub.parent.mkdir()
-    stub.write_text(
+    path = stub(
+        project,
+        "sbatch",
         f"#!{sys.executable}\nimport os, subprocess, sys\nopen('sbatch.txt', 'w').write(' '.join(sys.argv[1:-1]))\n"
-        "for i in (1, 2): subprocess.run(sys.argv[-1], shell=True, check=True, env=os.environ | {'SLURM_ARRAY_TASK_ID': str(i)})"
+        "for i in '12': subprocess.run(sys.argv[-1], shell=True, check=True, env=os.environ | {'SLURM_ARRAY_TASK_ID': i})",
     )
-    stub.chmod(0o755)
-    path = f"{stub.parent}:{Path(sys.executable).parent}:{os.environ['PATH']}"
     env = {"FILTER": "medium.*weighting constant --env", "FLAGS": f"--env-id {pointmaze} {TINY_POLICY}", "SEEDS": "1 2"}
-    error, out, code = run(project, "slurm", "benchmark/pointmaze.sh", "--partition", "gpu", PATH=path, **env)
+    env |= {"SLURM_CPUS_PER_TASK": "1", "PATH": path}
+    error, out, code = run(project, "slurm", "benchmark/pointmaze.sh", "--partition", "gpu", **env)
     assert code == 0, error
     words = (project / "sbatch.txt").read_text()
     assert "--array 1-2 " in words and "--requeue" in words and words.endswith("--partition gpu --wrap")
