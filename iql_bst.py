@@ -22,7 +22,6 @@ import contextlib
 import copy
 import dataclasses
 import difflib
-import itertools
 import json
 import os
 import re
@@ -464,7 +463,7 @@ def read_minari(dataset, args):
     data = {key: np.empty((dataset.total_steps, *shape), np.float32) for key, shape in zip(DATA_KEYS, shapes)}
     chosen = choose_episodes(dataset.total_episodes, args)
     parts = np.array_split(dataset.episode_indices[chosen], len(chosen) // 50 + 1)  # each opens the file and closes it:
-    episodes = itertools.chain.from_iterable(map(dataset.iterate_episodes, parts))  # HDF5 keeps what it read till then
+    episodes = (e for part in parts for e in dataset.iterate_episodes(part))  # HDF5 keeps what it read till then
     for count, episode in enumerate(episodes, 1):
         obs, actions = flatten(obs_space, episode.observations), flatten(action_space, episode.actions)
         keep, terminations = np.ones(len(actions), bool), episode.terminations
@@ -902,17 +901,16 @@ def main(args):
     elif args.morse_checkpoint:
         load_morse(agent.morse, info, args.morse_checkpoint)
         done["morse"] = args.morse_steps
-    latest, logged_at = {}, time.time()
+    logged_at = time.time()
 
     def after_step(phase, step, metrics):
         """Where a step is due for it: check, evaluate, log and save. In other steps nothing waits for the device."""
         nonlocal logged_at
-        latest.update(metrics)
         total = args.morse_steps if phase == "morse" else args.total_timesteps
         is_eval = phase == "policy" and (step % args.eval_freq == 0 or step == total)
         if step % args.log_freq and step < total and not is_eval:
             return
-        values = {name: value.mean().item() for name, value in latest.items()}
+        values = {name: value.mean().item() for name, value in metrics.items()}
         bad = [f"{name} is {value}" for name, value in values.items() if not np.isfinite(value)]
         for name, part in vars(agent).items():
             if isinstance(part, nn.Module) and not nn.utils.get_total_norm(part.parameters()).isfinite():
@@ -938,7 +936,6 @@ def main(args):
         write_file(run_dir / "model.pt", {"actor": states["actor"], "info": info, "args": record["args"]})
         states |= {"generator": generator.get_state(), "done": done, "evaluations": evaluations}
         write_file(checkpoint_file, states)
-        latest.clear()
         logged_at = time.time()
 
     try:

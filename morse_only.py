@@ -15,7 +15,6 @@ import contextlib
 import copy
 import dataclasses
 import difflib
-import itertools
 import json
 import os
 import re
@@ -366,7 +365,7 @@ def read_minari(dataset, args):
     data = {key: np.empty((dataset.total_steps, *shape), np.float32) for key, shape in zip(DATA_KEYS, shapes)}
     chosen = choose_episodes(dataset.total_episodes, args)
     parts = np.array_split(dataset.episode_indices[chosen], len(chosen) // 50 + 1)  # each opens the file and closes it:
-    episodes = itertools.chain.from_iterable(map(dataset.iterate_episodes, parts))  # HDF5 keeps what it read till then
+    episodes = (e for part in parts for e in dataset.iterate_episodes(part))  # HDF5 keeps what it read till then
     for count, episode in enumerate(episodes, 1):
         obs, actions = flatten(obs_space, episode.observations), flatten(action_space, episode.actions)
         keep, terminations = np.ones(len(actions), bool), episode.terminations
