@@ -76,6 +76,8 @@ def test_what_a_run_leaves(run, pointmaze):
     assert run.name.startswith("td3-bst-pointmaze-umaze-v0__td3_bst__1__")
     record = json.loads((run / "args.json").read_text())
     assert record["dataset_id"] == pointmaze and record["versions"]["torch"].startswith(torch.__version__.split("+")[0])
+    head = subprocess.run(["git", "-C", ROOT, "rev-parse", "HEAD"], capture_output=True, text=True).stdout
+    assert bool(record["commit"]) == bool(head) and head.startswith(record["commit"].removesuffix("-dirty"))
     assert record["args"]["discount"] == 0.99 and record["args"]["reward_shift"] == -1  # filled from the domain's row
     evaluations = json.loads((run / "results.json").read_text())["evaluations"]
     assert [(e["step"], e["last"]) for e in evaluations] == [(30, False), (60, True)]
@@ -275,4 +277,5 @@ def test_a_copy_of_the_file_alone_trains(pointmaze, tmp_path):
     process = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
     assert process.returncode == 0, process.stderr
     (run,) = (tmp_path / "runs").iterdir()
-    assert json.loads((run / "results.json").read_text())["evaluations"][-1]["step"] == 60
+    record = json.loads((run / "results.json").read_text())
+    assert record["evaluations"][-1]["step"] == 60 and record["commit"] == ""  # of no repository
