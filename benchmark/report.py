@@ -102,7 +102,8 @@ def rows_of(records):
         rows.setdefault((dataset, method(record), last(record)["step"]), []).append(record)
     for (dataset, name, _), runs in rows.items():
         seeds = [run["args"]["seed"] for run in runs]
-        others = [{key: value for key, value in run["args"].items() if key not in FREE} for run in runs]
+        shared = set.intersection(*(set(run["args"]) for run in runs)) - FREE  # a later version may have more
+        others = [{key: run["args"][key] for key in shared} for run in runs]
         if len(set(seeds)) < len(seeds) or any(args != others[0] for args in others):
             wrong = "have a seed twice" if len(set(seeds)) < len(seeds) else "differ in more than their seed"
             sys.exit(f"error: runs of {name} on {dataset}, seeds {seeds}, {wrong}; move those that should not count away")

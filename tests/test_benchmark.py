@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 
 import numpy as np
@@ -124,6 +125,16 @@ def test_tables_are_those_of_the_committed_results(tmp_path, page, runs):
     shutil.copy(ROOT / page, copy)
     run_script("benchmark/report.py", str(ROOT / "benchmark/results" / runs), "--into", str(copy))
     assert copy.read_text() == (ROOT / page).read_text()
+
+
+def test_the_score_page_is_that_of_the_committed_results(tmp_path):
+    committed = ROOT / "benchmark/results"
+    run_script("benchmark/report.py", str(committed), "--out", str(tmp_path))
+    assert (tmp_path / "scores.csv").read_text() == (committed / "scores.csv").read_text()
+    new, old = ((folder / "scores.md").read_text().partition("A score is") for folder in (tmp_path, committed))
+    assert new[1:] == old[1:] and old[2]
+    for name in re.findall(r"\((figures/.*?)\)", old[2]):
+        assert (committed / name).exists()
 
 
 def test_report_of_morse_networks(tmp_path):
