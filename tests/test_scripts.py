@@ -126,6 +126,7 @@ def test_failures_are_listed(project, pointmaze):
         assert "error: --seed must be" in (project / log).read_text()
     error, out, code = run(project, "pointmaze", **env)
     assert code == 1 and out.count("finished before: ") == 2 and error.count("--seed -1: status 1") == 4
+    assert out.count(" start: ") == 2  # those that failed
 
 
 def stub(project, name, text):
