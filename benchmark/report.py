@@ -21,7 +21,6 @@ import numpy as np
 import tyro
 from matplotlib.figure import Figure
 
-
 RUNNING = set("--env-id --seed --exp-name --runs-dir --total-timesteps --eval-freq --eval-episodes".split())
 RUNNING |= {"--device", "--num-eval-envs", "--log-freq"}
 FREE = {"seed", "exp_name", "runs_dir", "device", "num_eval_envs", "log_freq", "eval_freq", "resume"}  # within a row
@@ -159,7 +158,7 @@ def improvement(ours, theirs):
 
 
 def interval(statistic, *scores, reps=2000):
-    """A statistic of one list of arrays or of two, and the ends of its 95% bootstrap interval, if there are two seeds of each."""
+    """A statistic of one list of arrays or of two, and the ends of its 95% bootstrap interval, if none has only one seed."""
     value = statistic(*([np.asarray(x) for x in part] for part in scores))
     if min(len(x) for part in scores for x in part) == 1:
         return (value,)
