@@ -180,11 +180,11 @@ def markdown(rows):
     return "\n".join([lines[0], "| --- " * len(rows[0]) + "|", *lines[1:]])
 
 
-def policies(records):
-    """Table of the runs that evaluated a policy, each method's flags and each seed's score."""
+def policies(rows):
+    """Table of the rows of runs that evaluated a policy, each method's flags and each seed's score."""
     head = ["dataset", "method", "gradient steps", "seeds", "score", "of each seed", "of each evaluation", "return"]
     lines = [[*head, "episode length"]]
-    for (dataset, name, _), runs in rows_of(records).items():
+    for (dataset, name, _), runs in rows.items():
         ends = [last(record) for record in runs]
         cells = [dataset, name, steps_cell(runs), ", ".join(str(record["args"]["seed"]) for record in runs), "", "", ""]
         if None not in [entry["score"] for entry in ends]:
@@ -236,28 +236,28 @@ def aggregate_table(scores):
     return markdown(table)
 
 
-def ablation(records, field, head):
+def ablation(rows, field, head):
     """Last scores by the value of one flag where rows differ in it alone; "" if none do."""
     flag = f"--{field.replace('_', '-')}"
-    rows = {}
-    for (dataset, name, step), runs in rows_of(records).items():
+    variants = {}
+    for (dataset, name, step), runs in rows.items():
         name = " ".join([name.partition(" `")[0], *(part for part in re.findall("`.*?`", name) if flag not in part)])
         if step:
-            by_value = rows.setdefault((dataset, name, step), {})
+            by_value = variants.setdefault((dataset, name, step), {})
             by_value.setdefault(runs[0]["args"][field], []).extend(score(last(run)) for run in runs)
-    rows = {key: by_value for key, by_value in rows.items() if len(by_value) > 1}
-    values = sorted({value for by_value in rows.values() for value in by_value})
+    variants = {key: by_value for key, by_value in variants.items() if len(by_value) > 1}
+    values = sorted({value for by_value in variants.values() for value in by_value})
     lines = [
         [dataset, name, f"{step:,}", *(estimate(mean, [by[v]]) if v in by else "" for v in values)]
-        for (dataset, name, step), by in rows.items()
+        for (dataset, name, step), by in variants.items()
     ]
     top = ["dataset", "method", "gradient steps", *(head.format(value) for value in values)]
-    return markdown([top, *lines]) if rows else ""
+    return markdown([top, *lines]) if lines else ""
 
 
-def row_values(records):
+def row_values(rows):
     """A dict for each row of runs with all there is to know of it; the command is that of its first seed."""
-    for (dataset, name, _), runs in rows_of(records).items():
+    for (dataset, name, _), runs in rows.items():
         ends = [score(last(run)) for run in runs]
         keys = ("last score", "low", "high"), ("mean of the last tenth", "its low", "its high")
         scores = [[ends], [[last_tenth(run) for run in runs]]]
@@ -320,23 +320,23 @@ def read_peers(pattern):
     return {(row["dataset"], row["method"]): row["score"] for row in rows}
 
 
-def group_rows(records, title):
+def group_rows(rows, title):
     """The rows of one of GROUPS."""
-    return {key: runs for key, runs in rows_of(records).items() if group_of(key[0]) == title}
+    return {key: runs for key, runs in rows.items() if group_of(key[0]) == title}
 
 
-def tables(records):
+def tables(records, rows):
     """Markdown by name: {"results": ..., "scores Recreated PointMaze": ..., ...}, those for which there are runs."""
-    trained = [record for record in records if "evaluations" in record]
-    texts = {"results": policies(trained) if trained else ""}
+    texts = {"results": policies(rows) if rows else ""}
     for title, (_, peer_pattern, _) in GROUPS.items():
-        rows, peers = group_rows(trained, title), read_peers(peer_pattern)
-        if rows or peers:
-            texts[f"scores {title}"] = score_table(rows, peers)
-            comparable = all(last(run)["score"] is not None for runs in rows.values() for run in runs)  # between datasets
-            texts[f"aggregates {title}"] = aggregate_table(longest(rows)) if longest(rows) and comparable else ""
-    texts["kernel scale"] = ablation(trained, "kernel_scale_factor", "lambda = {:g} k")
-    texts["dataset size"] = ablation(trained, "dataset_fraction", "{:.0%} of the episodes")
+        group, peers = group_rows(rows, title), read_peers(peer_pattern)
+        if group or peers:
+            texts[f"scores {title}"] = score_table(group, peers)
+            comparable = all(last(run)["score"] is not None for runs in group.values() for run in runs)  # between datasets
+            scores = longest(group)
+            texts[f"aggregates {title}"] = aggregate_table(scores) if scores and comparable else ""
+    texts["kernel scale"] = ablation(rows, "kernel_scale_factor", "lambda = {:g} k")
+    texts["dataset size"] = ablation(rows, "dataset_fraction", "{:.0%} of the episodes")
     toys = [record for record in records if isinstance(record.get("morse"), list)]
     others = [record for record in records if isinstance(record.get("morse"), dict)]
     texts |= {"four-modes": modes(toys) if toys else "", "certainty": certainties(others) if others else ""}
@@ -377,21 +377,21 @@ def draw_profiles(scores):
     return figure
 
 
-def write_page(records, folder, command):
+def write_page(texts, rows, folder, command):
     """scores.md and scores.csv in `folder`, figures below it."""
-    texts, trained = tables(records), [record for record in records if "evaluations" in record]
     parts = [f"# Scores\n\nMade by `{command}`.\n\n{LEGEND}"]
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     for title, (*_, note) in GROUPS.items():
         if f"scores {title}" not in texts:
             continue
         parts.append(f"## {title}\n\n{note}\n\n{texts[f'scores {title}']}")
-        rows, figures = group_rows(trained, title), {}
-        if longest(rows):
-            figures["curves"] = draw_curves(rows)
-        if texts.get(f"aggregates {title}"):
+        group, figures = group_rows(rows, title), {}
+        scores = longest(group)
+        if scores:
+            figures["curves"] = draw_curves(group)
+        if f"aggregates {title}" in texts:
             parts.append(texts[f"aggregates {title}"])
-            figures["profiles"] = draw_profiles(longest(rows))
+            figures["profiles"] = draw_profiles(scores)
         for name, figure in figures.items():
             file = f"figures/{name}-{title.lower().replace(' ', '-')}.png"
             figure.savefig(folder / file, dpi=120)
@@ -399,7 +399,7 @@ def write_page(records, folder, command):
     for name, head in ("kernel scale", "Kernel scale"), ("dataset size", "Size of the dataset"):
         if name in texts:
             parts.append(f"## {head}\n\n{texts[name]}")
-    values = list(row_values(trained))
+    values = list(row_values(rows))
     if values:
         with (folder / "scores.csv").open("w", newline="") as file:
             writer = csv.DictWriter(file, values[0], lineterminator="\n")
@@ -418,7 +418,8 @@ def main(folder: tyro.conf.Positional[str], into: str | None = None, out: str | 
         out: folder for scores.md, scores.csv and figures/
     """
     records = read(folder)
-    texts = tables(records)
+    rows = rows_of([record for record in records if "evaluations" in record])
+    texts = tables(records, rows)
     print("\n\n".join(texts[name] for name in ("results", "four-modes", "certainty") if name in texts))
     if into:
         page, found = Path(into).read_text(), 0
@@ -430,7 +431,7 @@ def main(folder: tyro.conf.Positional[str], into: str | None = None, out: str | 
             sys.exit(f"error: {into} has no lines <!-- NAME --> and <!-- /NAME --> with a NAME of: {', '.join(texts)}")
         Path(into).write_text(page)
     if out:
-        write_page(records, Path(out), shlex.join(["python", *sys.argv]))
+        write_page(texts, rows, Path(out), shlex.join(["python", *sys.argv]))
 
 
 if __name__ == "__main__":

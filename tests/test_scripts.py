@@ -19,6 +19,7 @@ import td3_bst
 import tyro
 from conftest import ROOT, heed_ctrl_c
 
+PATH = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # has this Python first
 OTHER = ("run", "run_one", "slurm", "quickstart")  # not an experiment's list of commands
 EXPERIMENTS = sorted(file.stem for file in (ROOT / "benchmark").glob("*.sh") if file.stem not in OTHER)
 TINY = "--morse-steps 20 --morse-batch-size 32 --log-freq 10 --device cpu"
@@ -37,15 +38,14 @@ def project(tmp_path):
 
 
 def start(project, script, *args, **env):
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     command = ["bash", f"benchmark/{script}.sh", *args]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "stdin": subprocess.DEVNULL}
-    env = os.environ | {"PATH": path, "SEEDS": "1"} | env
+    env = os.environ | {"PATH": PATH, "SEEDS": "1"} | env
     return subprocess.Popen(command, cwd=project, env=env, start_new_session=True, preexec_fn=heed_ctrl_c, **pipes)
 
 
 def run(project, script, *args, **env):
-    """(exit status, stdout, stderr) of a script, with one seed where nothing else is said."""
+    """(stderr, stdout, exit status) of a script, with one seed where nothing else is said."""
     process = start(project, script, *args, **env)
     return *process.communicate(timeout=300)[::-1], process.returncode
 
@@ -135,7 +135,7 @@ def stub(project, name, text):
     file.parent.mkdir(exist_ok=True)
     file.write_text(text)
     file.chmod(0o755)
-    return f"{file.parent}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    return f"{file.parent}:{PATH}"
 
 
 def test_a_command_waits_for_the_process_that_is_at_it(project):
