@@ -3,6 +3,7 @@
     python benchmark/make_dataset.py pointmaze-umaze            # about a minute
     python benchmark/make_dataset.py antmaze-medium-diverse     # with --workers, one process each
     python td3_bst.py --env-id td3-bst/antmaze-medium-diverse-v0
+    python benchmark/make_dataset.py antmaze-medium-diverse --one-goal    # as D4RL's own: one task, no goals told apart
 
 As D4RL (Fu et al. 2020, arXiv 2004.07219) and Minari made theirs: a waypoint planner on the maze's grid drives a point
 by a PD controller or an ant by a trained policy (benchmark/ant.npz; benchmark/train_ant.py has its recipe), with noise on
@@ -11,6 +12,10 @@ every action. An episode ends with the success step, stored as a truncation.
 PointMaze: the next episode starts from the state that the last one ended in, towards a new random goal, and its first
 observation still shows the old one. AntMaze: every episode starts anew, umaze from D4RL's start to D4RL's goal, play
 from a chosen cell to another (those that Gymnasium-Robotics chose, and the evaluation's), diverse from any to any.
+
+Minari's AntMaze keeps each episode's goal in its observations, and so does this. D4RL's own does not: its rewards were
+computed anew for the evaluation's goal, wherever an episode was going, and a policy cannot tell (D4RL's
+scripts/generation/relabel_antmaze_rewards.py). --one-goal makes that kind.
 
 The result is an ordinary Minari dataset under this project's namespace, td3-bst, in Minari's local folder
 (~/.minari/datasets or $MINARI_DATASETS_PATH), with D4RL's evaluation task: one fixed goal, from a random start in
@@ -85,6 +90,8 @@ class Args:
     """PointMaze: the controller's force per metre from the waypoint"""
     d_gain: float = -1.0
     """PointMaze: the controller's force per metre a second of velocity"""
+    one_goal: bool = False
+    """AntMaze: give every episode a goal such as the evaluation's, and the rewards of that, as D4RL did"""
     ant_gain: float = 0.7
     """AntMaze: multiplies the walking policy's actions; slower than at 1, and it more often gets to its goal"""
 
@@ -179,6 +186,32 @@ def collect(args, steps, seed):
     env.close()
 
 
+def relabel(args, episodes):
+    """Yield the AntMaze `episodes` with goals drawn as the evaluation draws its own, and with rewards to match.
+
+    A goal is uniform round the centre of the evaluation's goal cell. An episode that was going there keeps its own, which
+    was drawn in the same way. One that comes upon its goal ends there, and what follows is an episode with a new goal."""
+    env, rng = make_env(args).unwrapped, np.random.default_rng([args.seed, 1])
+    goal_cell = MAZES[args.maze][2]
+    reach = env.position_noise_range * env.maze.maze_size_scaling
+    for episode in episodes:
+        goal, start, length = episode.observations["desired_goal"][0], 0, len(episode)
+        while start < length:
+            if start or tuple(env.maze.cell_xy_to_rowcol(goal)) != goal_cell:
+                goal = env.maze.cell_rowcol_to_xy(np.array(goal_cell)) + rng.uniform(-reach, reach, 2)
+            rewards = env.compute_reward(episode.observations["achieved_goal"][start + 1 :], goal, {})  # (length - start,)
+            stop = start + (int(rewards.argmax()) + 1 if rewards.any() else len(rewards))
+            observations = {key: values[start : stop + 1] for key, values in episode.observations.items()}
+            yield EpisodeBuffer(
+                observations=observations | {"desired_goal": np.tile(goal, (stop - start + 1, 1))},
+                actions=episode.actions[start:stop],
+                rewards=rewards[: stop - start],
+                terminations=episode.terminations[start:stop],
+                truncations=np.arange(start, stop) == stop - 1,
+            )
+            start = stop
+
+
 def make_env(args):
     """The environment that the data comes from; in PointMaze its goal moves on when it is reached, without an end."""
     is_point = args.maze.startswith("pointmaze")
@@ -247,13 +280,14 @@ def record_parts(args, folder):
 def describe(args, episodes, folder):
     """Write report.json and coverage.png, a map of where the agent was, into `folder`. Returns the report.
 
-    Rates and means are over whole episodes, those that were not cut at the end of a part; None where there is none."""
+    Rates and means are over whole episodes, those that were not cut at the end of a part; None where there is none. With
+    one goal they are over all: most of them end at the goal that they were going to, and that is not in the data."""
     time_limit = gym.spec(MAZES[args.maze][0]).max_episode_steps
     success = np.array([episode.rewards[-1] > 0 for episode in episodes])
     lengths = np.array([len(episode) for episode in episodes])
-    whole = success | (lengths == time_limit)
+    whole = success | (lengths == time_limit) | args.one_goal
     returns = np.array([np.sum(episode.rewards) for episode in episodes])
-    report = {"dataset": f"td3-bst/{args.maze}-v0", "steps": int(lengths.sum()), "episodes": len(episodes)}
+    report = {"dataset": name_dataset(args), "steps": int(lengths.sum()), "episodes": len(episodes)}
     for name, values in {
         "success rate": success[whole],
         "mean return": returns[whole],
@@ -288,6 +322,11 @@ def draw_coverage(args, report, positions):
     return figure
 
 
+def name_dataset(args):
+    """The dataset's id in Minari."""
+    return f"td3-bst/{args.maze}{'-one-goal' if args.one_goal else ''}-v0"
+
+
 def describe_arguments(args):
     """What decides the data: the arguments but for the number of workers, and which walking policy it is."""
     settings = {name: value for name, value in dataclasses.asdict(args).items() if name != "workers"}
@@ -309,7 +348,9 @@ def main(args):
         value = getattr(args, name)
         if not floor <= value < np.inf:
             sys.exit(f"error: --{name.replace('_', '-')} must be at least {floor} and finite, got {value}")
-    dataset_id = f"td3-bst/{args.maze}-v0"
+    if args.one_goal and not args.maze.startswith("antmaze"):
+        sys.exit(f"error: --one-goal is for AntMaze, not {args.maze}; leave it out")
+    dataset_id = name_dataset(args)
     path = get_dataset_path(dataset_id)
     if path.exists():
         sys.exit(f"error: {path} exists; to make it anew, delete that folder first")
@@ -321,6 +362,8 @@ def main(args):
     if not file.exists() or json.loads(file.read_text()) != settings:
         sys.exit(f"error: {folder} has parts made with other arguments; go on with those, or delete that folder first")
     episodes = record_parts(args, folder)
+    if args.one_goal:
+        episodes = list(relabel(args, episodes))
 
     print(f"writing {path} ...", flush=True)
     try:

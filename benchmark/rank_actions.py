@@ -47,7 +47,7 @@ def main(runs: tyro.conf.Positional[tuple[str, ...]], states: int = 5000, seed: 
     for run in runs:
         files = [Path(run) / name for name in ("args.json", "checkpoint.pt")]
         record = json.loads(files[0].read_text()) if all(file.exists() for file in files) else {"dataset_id": ""}
-        maze_name = record["dataset_id"].removeprefix("td3-bst/").removesuffix("-v0")
+        maze_name = record["dataset_id"].removeprefix("td3-bst/").removesuffix("-v0").removesuffix("-one-goal")
         if not maze_name.startswith("antmaze-") or maze_name not in make_dataset.MAZES:
             sys.exit(f"error: {run} is no run with a checkpoint on a recreated AntMaze; see which there are in runs")
         known = set(vars(td3_bst.Args())) & set(record["args"])

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 import rank_actions
 from conftest import ROOT, heed_ctrl_c, run_script
-from td3_bst import evaluation_env
+from minari.data_collector import EpisodeBuffer
+from td3_bst import domain_of, evaluation_env
 from test_data import load
 
 SMALL = ("antmaze-medium-diverse", "--steps", "1500", "--part-steps", "600")
@@ -265,3 +266,53 @@ def test_weights_of_the_walking_policy(tmp_path, monkeypatch):
     _, reward, fallen, _, _ = env.step(np.zeros(8, np.float32))
     speed = (before - np.linalg.norm(env.target - env.unwrapped.data.qpos[:2])) / 0.05
     assert not fallen and reward == pytest.approx(speed + 0.5)
+
+
+def test_one_goal_for_all_episodes():
+    """Every transition is kept; goals are the evaluation's, episodes end where they come upon theirs."""
+    args = make_dataset.Args("antmaze-medium-diverse", one_goal=True)
+    maze, rng = make_dataset.make_env(args).unwrapped.maze, np.random.default_rng(0)
+    centre = maze.cell_rowcol_to_xy(np.array((6, 6)))
+    walk = np.cumsum(rng.uniform(-0.3, 0.3, (301, 2)), axis=0)
+
+    def episode(goal, path):
+        length = len(path) - 1
+        return EpisodeBuffer(
+            observations={"achieved_goal": path, "desired_goal": np.tile(goal, (length + 1, 1))},
+            actions=rng.uniform(-1, 1, (length, 8)),
+            rewards=np.zeros(length),
+            terminations=np.zeros(length, dtype=bool),
+            truncations=np.arange(length) == length - 1,
+        )
+
+    own = centre + [0.9, -0.9]
+    recorded = [episode(own, centre + walk), episode(centre - 12, centre + walk), episode(centre - 12, centre - 12 + walk)]
+    made = list(make_dataset.relabel(args, recorded))
+    assert np.array_equal(made[0].observations["desired_goal"][0], own)
+    goals = np.stack([e.observations["desired_goal"][0] for e in made])
+    assert (abs(goals - centre) <= 1).all() and len(np.unique(goals, axis=0)) == len(made) > 6
+    assert np.array_equal(np.concatenate([e.actions for e in made]), np.concatenate([e.actions for e in recorded]))
+    for e in made:
+        distance = np.linalg.norm(e.observations["achieved_goal"] - e.observations["desired_goal"], axis=-1)[1:]
+        assert np.array_equal(e.rewards, distance <= 0.45) and not e.rewards[:-1].any() and not e.terminations.any()
+        assert len(e.observations["achieved_goal"]) == len(e) + 1 and np.flatnonzero(e.truncations).tolist() == [len(e) - 1]
+        assert (e.observations["desired_goal"] == e.observations["desired_goal"][0]).all()
+    assert not made[-1].rewards.any() and np.array_equal(made[-1].observations["achieved_goal"], centre - 12 + walk)
+    ends = {tuple(e.observations["achieved_goal"][-1]) for e in made}
+    starts = [tuple(e.observations["achieved_goal"][0]) for e in made]
+    assert sum(start in ends for start in starts) == len(made) - 3  # what follows a success goes on from it
+
+
+def test_one_goal_is_a_dataset_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    process = run_script("benchmark/make_dataset.py", "pointmaze-umaze", "--one-goal", ok=False)
+    assert process.returncode == 1 and process.stderr.splitlines()[-1].startswith("error: --one-goal is for AntMaze")
+    assert not list(tmp_path.iterdir())
+    output = run_script("benchmark/make_dataset.py", "antmaze-umaze-diverse", "--one-goal", "--steps", "600").stdout
+    name = "td3-bst/antmaze-umaze-diverse-one-goal-v0"
+    dataset = minari.load_dataset(name)
+    maze = dataset.recover_environment().unwrapped.maze
+    goals = [episode.observations["desired_goal"] for episode in dataset.iterate_episodes()]
+    assert dataset.total_steps == 600 and f"python td3_bst.py --env-id {name}" in output
+    assert {tuple(maze.cell_xy_to_rowcol(goal[0]).tolist()) for goal in goals} == {(1, 1)}
+    assert domain_of(name) == "antmaze"
