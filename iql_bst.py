@@ -125,18 +125,18 @@ class Args:
     # ---- Morse network ----
     morse_checkpoint: str | None = None
     """file of `morse_only.py --save` with the Morse network to use, in place of training one"""
-    morse_steps: int = 20_000
+    morse_steps: int | None = None
     """gradient steps of its pre-training (ours)"""
     morse_batch_size: int = 256
     """states per step (ours)"""
     morse_hidden_dims: tuple[int, ...] = (256, 256, 256)
     """widths of its ReLU layers (ours)"""
-    morse_learning_rate: float = 1e-3
+    morse_learning_rate: float | None = None
     """Adam step size (ours)"""
     num_uniform: int = 1
     """uniform actions per state in the second term of its loss (ours)"""
-    uniform_weight: float = 1.0
-    """weight of that term; 1 is the paper's"""
+    uniform_weight: float | None = None
+    """weight of that term; 1 is the paper's; larger trusts less around the data"""
     kernel: Literal["rbf", "rq"] = "rbf"
     """M at distance d: rbf exp(-lambda^2 d^2 / 2), the paper's, or rq (1 + lambda^2 d^2 / (2 r))^-r, heavier-tailed"""
     rq_shape: float = 1.0
@@ -164,17 +164,19 @@ class Args:
 
 
 # What fills the fields left unset: the row whose pattern is the first to be found in the dataset's name. IQL's are the
-# discount and, but for pointmaze and other, expectile, inverse_temperature and the scale of rewards; the rest is ours.
+# discount and, but for pointmaze and other, expectile, inverse_temperature and the scale of rewards; a uniform_weight of 1
+# is TD3-BST's; the rest is ours.
 DOMAIN_FIELDS = (
-    "discount", "reward_shift", "normalize_returns", "expectile", "inverse_temperature", "temperature", "eval_episodes"
+    "discount", "reward_shift", "normalize_returns", "expectile", "inverse_temperature",
+    "morse_steps", "morse_learning_rate", "uniform_weight", "temperature", "eval_episodes",
 )
 DOMAINS = {
-    "antmaze": ("antmaze", 0.99, -1.0, False, 0.9, 10.0, 0.5, 100),
-    "pointmaze": ("pointmaze", 0.99, -1.0, False, 0.9, 10.0, 0.5, 100),
-    "adroit": (r"\b(pen|door|hammer|relocate)\b", 0.99, 0.0, False, 0.7, 0.5, 0.5, 10),
-    "kitchen": ("kitchen", 0.99, 0.0, False, 0.7, 0.5, 0.5, 10),
-    "locomotion": ("halfcheetah|hopper|walker2d|mujoco", 0.99, 0.0, True, 0.7, 3.0, 0.5, 10),
-    "other": ("", 0.99, 0.0, False, 0.7, 3.0, 0.5, 10),
+    "antmaze": ("antmaze", 0.99, -1.0, False, 0.9, 10.0, 30_000, 5e-4, 30.0, 0.5, 100),
+    "pointmaze": ("pointmaze", 0.99, -1.0, False, 0.9, 10.0, 20_000, 1e-3, 1.0, 0.5, 100),
+    "adroit": (r"\b(pen|door|hammer|relocate)\b", 0.99, 0.0, False, 0.7, 0.5, 20_000, 1e-3, 1.0, 0.5, 10),
+    "kitchen": ("kitchen", 0.99, 0.0, False, 0.7, 0.5, 20_000, 1e-3, 1.0, 0.5, 10),
+    "locomotion": ("halfcheetah|hopper|walker2d|mujoco", 0.99, 0.0, True, 0.7, 3.0, 20_000, 1e-3, 1.0, 0.5, 10),
+    "other": ("", 0.99, 0.0, False, 0.7, 3.0, 20_000, 1e-3, 1.0, 0.5, 10),
 }
 DATA_KEYS = ("observations", "actions", "rewards", "next_observations", "terminations")
 

@@ -77,12 +77,12 @@ class Args:
     """states per step (ours)"""
     morse_hidden_dims: tuple[int, ...] | None = None
     """widths of its ReLU layers (ours)"""
-    morse_learning_rate: float = 1e-3
+    morse_learning_rate: float | None = None
     """Adam step size (ours)"""
     num_uniform: int = 1
     """uniform actions per state in the second term of its loss (ours)"""
-    uniform_weight: float = 1.0
-    """weight of that term; 1 is the paper's"""
+    uniform_weight: float | None = None
+    """weight of that term; 1 is the paper's; larger trusts less around the data"""
     kernel: Literal["rbf", "rq"] = "rbf"
     """M at distance d: rbf exp(-lambda^2 d^2 / 2), the paper's, or rq (1 + lambda^2 d^2 / (2 r))^-r, heavier-tailed"""
     rq_shape: float = 1.0
@@ -123,11 +123,13 @@ class Args:
     """in which of the held-out transitions' states, from 0, it is drawn"""
 
 
-# What fills the fields left unset: the row whose pattern is the first to be found in the dataset's name. All ours.
-DOMAIN_FIELDS = ("morse_steps", "morse_hidden_dims")
+# What fills the fields left unset: the row whose pattern is the first to be found in the dataset's name. All ours but a
+# uniform_weight of 1, the paper's.
+DOMAIN_FIELDS = ("morse_steps", "morse_hidden_dims", "morse_learning_rate", "uniform_weight")
 DOMAINS = {
-    "toy": ("^four-modes$", 2_000, (128, 128)),
-    "other": ("", 20_000, (256, 256, 256)),
+    "toy": ("^four-modes$", 2_000, (128, 128), 1e-3, 1.0),
+    "antmaze": ("antmaze", 30_000, (256, 256, 256), 5e-4, 30.0),
+    "other": ("", 20_000, (256, 256, 256), 1e-3, 1.0),
 }
 DATA_KEYS = ("observations", "actions", "rewards", "next_observations", "terminations")
 

@@ -90,7 +90,7 @@ class Args:
     """scale observations to mean 0 and deviation 1 per dimension of the dataset (ours, as in TD3+BC)"""
     reward_shift: float | None = None
     """added to every reward of the data"""
-    reward_scale: float = 1.0
+    reward_scale: float | None = None
     """multiplies every reward of the data, after the shift"""
 
     # ---- TD3 (arXiv 1802.09477; defaults are those of TD3+BC, arXiv 2106.06860, where not said otherwise) ----
@@ -100,13 +100,13 @@ class Args:
     """Polyak step of the target networks, in (0, 1]"""
     batch_size: int = 256
     """transitions per gradient step"""
-    actor_learning_rate: float = 3e-4
+    actor_learning_rate: float | None = None
     """Adam step size of the policy"""
     critic_learning_rate: float = 3e-4
     """Adam step size of the critics"""
-    actor_hidden_dims: tuple[int, ...] = (256, 256)
+    actor_hidden_dims: tuple[int, ...] | None = None
     """widths of the policy's ReLU layers"""
-    critic_hidden_dims: tuple[int, ...] | None = None
+    critic_hidden_dims: tuple[int, ...] = (256, 256)
     """widths of each critic's ReLU layers"""
     critic_layernorm: bool = True
     """LayerNorm, without affine parameters, before each ReLU of the critics (ours)"""
@@ -120,18 +120,18 @@ class Args:
     # ---- Morse network ----
     morse_checkpoint: str | None = None
     """file of `morse_only.py --save` with the Morse network to use, in place of training one"""
-    morse_steps: int = 20_000
+    morse_steps: int | None = None
     """gradient steps of its pre-training (ours)"""
     morse_batch_size: int = 256
     """states per step (ours)"""
     morse_hidden_dims: tuple[int, ...] = (256, 256, 256)
     """widths of its ReLU layers (ours)"""
-    morse_learning_rate: float = 1e-3
+    morse_learning_rate: float | None = None
     """Adam step size (ours)"""
     num_uniform: int = 1
     """uniform actions per state in the second term of its loss (ours)"""
-    uniform_weight: float = 1.0
-    """weight of that term; 1 is the paper's"""
+    uniform_weight: float | None = None
+    """weight of that term; 1 is the paper's; larger trusts less around the data"""
     kernel: Literal["rbf", "rq"] = "rbf"
     """M at distance d: rbf exp(-lambda^2 d^2 / 2), the paper's, or rq (1 + lambda^2 d^2 / (2 r))^-r, heavier-tailed"""
     rq_shape: float = 1.0
@@ -153,14 +153,17 @@ class Args:
 
 
 # What fills the fields left unset: the row whose pattern is the first to be found in the dataset's name. All values are
-# ours: the paper has one set per domain, but does not give these.
-DOMAIN_FIELDS = ("discount", "reward_shift", "critic_hidden_dims", "temperature", "eval_episodes")
+# ours but a uniform_weight of 1, the paper's, and TD3+BC's (256, 256) and 3e-4: the paper does not give these.
+DOMAIN_FIELDS = (
+    "discount", "reward_shift", "reward_scale", "actor_hidden_dims", "actor_learning_rate",
+    "morse_steps", "morse_learning_rate", "uniform_weight", "temperature", "eval_episodes",
+)
 DOMAINS = {
-    "antmaze": ("antmaze", 0.995, -1.0, (256, 256, 256), 0.5, 100),
-    "pointmaze": ("pointmaze", 0.99, -1.0, (256, 256), 0.5, 100),
-    "adroit": (r"\b(pen|door|hammer|relocate)\b", 0.99, 0.0, (256, 256), 0.5, 10),
-    "locomotion": ("halfcheetah|hopper|walker2d|mujoco", 0.99, 0.0, (256, 256), 0.5, 10),
-    "other": ("", 0.99, 0.0, (256, 256), 0.5, 10),
+    "antmaze": ("antmaze", 0.998, 0.0, 10.0, (256, 256, 256), 1e-3, 30_000, 5e-4, 30.0, 1.0, 100),
+    "pointmaze": ("pointmaze", 0.99, -1.0, 1.0, (256, 256), 3e-4, 20_000, 1e-3, 1.0, 0.5, 100),
+    "adroit": (r"\b(pen|door|hammer|relocate)\b", 0.99, 0.0, 1.0, (256, 256), 3e-4, 20_000, 1e-3, 1.0, 0.5, 10),
+    "locomotion": ("halfcheetah|hopper|walker2d|mujoco", 0.99, 0.0, 1.0, (256, 256), 3e-4, 20_000, 1e-3, 1.0, 0.5, 10),
+    "other": ("", 0.99, 0.0, 1.0, (256, 256), 3e-4, 20_000, 1e-3, 1.0, 0.5, 10),
 }
 DATA_KEYS = ("observations", "actions", "rewards", "next_observations", "terminations")
 

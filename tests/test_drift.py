@@ -3,7 +3,10 @@
 import ast
 from itertools import combinations
 
+import iql_bst
+import morse_only
 import pytest
+import td3_bst
 from conftest import ROOT
 
 OWN = {  # what each script has of its own under a name that another one uses too
@@ -53,3 +56,12 @@ def test_nothing_on_the_list_is_stale():
     """Each exception is one: the scripts that have the name differ in it."""
     texts = [(ROOT / name).read_text() for name in SCRIPTS]
     assert APART.keys() == set().union(*(drifted(*pair) for pair in combinations(texts, 2)))
+
+
+@pytest.mark.parametrize("env_id", ["antmaze-umaze", "pointmaze-umaze", "pen-human", "hopper-medium-v2", "mine"])
+def test_scripts_train_the_same_morse_network(env_id):
+    """For every domain the three fill the network's arguments alike."""
+    filled = [vars(script.resolve(script.Args(env_id=env_id))) for script in (td3_bst, iql_bst, morse_only)]
+    names = [name for name in filled[2] if name.startswith(("morse_", "kernel", "rq_")) or "uniform" in name]
+    networks = [{name: arguments[name] for name in names} for arguments in filled]
+    assert networks[0] == networks[1] == networks[2] and len(names) == 9
