@@ -164,8 +164,8 @@ class Args:
 
 
 # What fills the fields left unset: the row whose pattern is the first to be found in the dataset's name. IQL's are the
-# discount and, but for pointmaze and other, expectile, inverse_temperature and the scale of rewards; a uniform_weight of 1
-# is TD3-BST's; the rest is ours.
+# discount and, but for pointmaze and other, expectile, inverse_temperature and the scale of rewards; TD3-BST's is a
+# uniform_weight of 1; the rest is ours.
 DOMAIN_FIELDS = (
     "discount", "reward_shift", "normalize_returns", "expectile", "inverse_temperature",
     "morse_steps", "morse_learning_rate", "uniform_weight", "temperature", "eval_episodes",
