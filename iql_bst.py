@@ -136,7 +136,7 @@ class Args:
     num_uniform: int = 1
     """uniform actions per state in the second term of its loss (ours)"""
     uniform_weight: float | None = None
-    """weight of that term; 1 is the paper's; larger trusts less around the data"""
+    """weight of that term; 1 is the paper's, AntMaze's 30 ours; larger trusts less around the data"""
     kernel: Literal["rbf", "rq"] = "rbf"
     """M at distance d: rbf exp(-lambda^2 d^2 / 2), the paper's, or rq (1 + lambda^2 d^2 / (2 r))^-r, heavier-tailed"""
     rq_shape: float = 1.0
@@ -165,7 +165,7 @@ class Args:
 
 # What fills the fields left unset: the row whose pattern is the first to be found in the dataset's name. IQL's are the
 # discount and, but for pointmaze and other, expectile, inverse_temperature and the scale of rewards; TD3-BST's is a
-# uniform_weight of 1; the rest is ours.
+# uniform_weight of 1; the rest is ours. On AntMaze that is td3_bst.py's Morse network, not measured with IQL's rewards.
 DOMAIN_FIELDS = (
     "discount", "reward_shift", "normalize_returns", "expectile", "inverse_temperature",
     "morse_steps", "morse_learning_rate", "uniform_weight", "temperature", "eval_episodes",
@@ -364,8 +364,10 @@ def locate_minari(env_id):
     if not dataset_id and "/" in name:
         advice = f"download it elsewhere (`minari download {name}`) and copy its folder below {root}"
         mazes = "pointmaze-(umaze|medium|large)|antmaze-(umaze(-diverse)?|(medium|large)-(play|diverse))"
-        if maze := re.search(rf"({mazes})(-v\d+)?$", env_id):
-            advice = f"recreate it: `python benchmark/make_dataset.py {maze[1]}`, then --env-id td3-bst/{maze[1]}-v0"
+        if maze := re.search(rf"({mazes})(-one-goal)?(-v\d+)?$", env_id):
+            made = maze[1] + (" --one-goal" if "-one-goal" in env_id else "")
+            advice = f"recreate it: `python benchmark/make_dataset.py {made}`, "
+            advice += f"then --env-id td3-bst/{made.replace(' --', '-')}-v0"
         print(f"{name} is not in {root}: asking Minari's remote ...", flush=True)
         with explain(f"{name} is not in {root} and cannot be downloaded", advice):
             dataset_id = pick(minari.list_remote_datasets(prefix=name, compatible_minari_version=True))

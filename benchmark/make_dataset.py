@@ -3,7 +3,7 @@
     python benchmark/make_dataset.py pointmaze-umaze            # about a minute
     python benchmark/make_dataset.py antmaze-medium-diverse     # with --workers, one process each
     python td3_bst.py --env-id td3-bst/antmaze-medium-diverse-v0
-    python benchmark/make_dataset.py antmaze-medium-diverse --one-goal    # as D4RL's own: one task, no goals told apart
+    python benchmark/make_dataset.py antmaze-medium-diverse --one-goal    # like D4RL's own: one task
 
 As D4RL (Fu et al. 2020, arXiv 2004.07219) and Minari made theirs: a waypoint planner on the maze's grid drives a point
 by a PD controller or an ant by a trained policy (benchmark/ant.npz; benchmark/train_ant.py has its recipe), with noise on
@@ -15,7 +15,9 @@ from a chosen cell to another (those that Gymnasium-Robotics chose, and the eval
 
 Minari's AntMaze keeps each episode's goal in its observations, and so does this. D4RL's own does not: its rewards were
 computed anew for the evaluation's goal, wherever an episode was going, and a policy cannot tell (D4RL's
-scripts/generation/relabel_antmaze_rewards.py). --one-goal makes that kind.
+scripts/generation/relabel_antmaze_rewards.py). --one-goal makes that kind, but for three things: the goal stays in the
+observation, its place in its cell drawn for each episode as in the evaluation, where D4RL has one point, unseen; it is
+reached at Gymnasium-Robotics' 0.45 m, not 0.5; and an episode ends there.
 
 The result is an ordinary Minari dataset under this project's namespace, td3-bst, in Minari's local folder
 (~/.minari/datasets or $MINARI_DATASETS_PATH), with D4RL's evaluation task: one fixed goal, from a random start in
@@ -91,7 +93,7 @@ class Args:
     d_gain: float = -1.0
     """PointMaze: the controller's force per metre a second of velocity"""
     one_goal: bool = False
-    """AntMaze: give every episode a goal such as the evaluation's, and the rewards of that, as D4RL did"""
+    """AntMaze: every episode's goal in the evaluation's goal cell, with rewards to match, much as in D4RL's own data"""
     ant_gain: float = 0.7
     """AntMaze: multiplies the walking policy's actions; slower than at 1, and it more often gets to its goal"""
 
@@ -190,7 +192,8 @@ def relabel(args, episodes):
     """Yield the AntMaze `episodes` with goals drawn as the evaluation draws its own, and with rewards to match.
 
     A goal is uniform round the centre of the evaluation's goal cell. An episode that was going there keeps its own, which
-    was drawn in the same way. One that comes upon its goal ends there, and what follows is an episode with a new goal."""
+    was drawn in the same way. One that comes upon its goal ends there, and what follows is an episode with a new goal.
+    That may be where the ant already stands: of umaze-diverse's 4,941 episodes 119 start at their goal."""
     env, rng = make_env(args).unwrapped, np.random.default_rng([args.seed, 1])
     goal_cell = MAZES[args.maze][2]
     reach = env.position_noise_range * env.maze.maze_size_scaling

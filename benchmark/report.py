@@ -31,7 +31,7 @@ METHODS = ("behaviour cloning", "Morse-weighted behaviour cloning", "TD3+BC", "I
 LEGEND = """A score is the mean over seeds of the last evaluation's, never the best one's: the success rate in mazes,
 in percent, else the normalised return, or the return where there are no reference scores. In brackets is its 95%
 bootstrap interval, too narrow where seeds are few. The tables of methods have those without further flags, the last table
-every row; flags are those of a row's command, and what it leaves out had the default of the row's commit. Datasets whose name begins with `td3-bst/` are **recreated**. An empty cell has not been measured. Curves are
+every row; flags are those of a row's command, and what it leaves out is in the `args` of its results.json. Datasets whose name begins with `td3-bst/` are **recreated**. An empty cell has not been measured. Curves are
 means over seeds, their bands run from the lowest seed to the highest."""
 PEERS = Path(__file__).with_name("peers.csv")
 GROUPS = {  # title: pattern of its dataset ids, pattern of their names in peers.csv, what must be said of the figures

@@ -66,6 +66,13 @@ def test_absent_dataset_and_unreachable_remote(maze, form):
         load(form.format(maze))
 
 
+def test_absent_dataset_with_one_goal():
+    name = "td3-bst/antmaze-umaze-diverse-one-goal-v0"
+    advice = f"`python benchmark/make_dataset.py antmaze-umaze-diverse --one-goal`, then --env-id {name}$"
+    with pytest.raises(UserError, match=f"cannot be downloaded .*; recreate it: {advice}"):
+        load(name)
+
+
 def test_absent_locomotion_file(monkeypatch, tmp_path):
     monkeypatch.setattr("td3_bst.D4RL_URL", (tmp_path / "nothing").as_uri())
     with pytest.raises(UserError, match="cannot download .*walker2d_medium-v2.hdf5.*by hand"):
