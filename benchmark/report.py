@@ -92,6 +92,16 @@ def last_tenth(record):
     return np.mean([score(entry) for entry in record["evaluations"] if entry["step"] >= 0.9 * last(record)["step"]])
 
 
+def unread(args):
+    """Names of those arguments that the policy does not depend on, such as cloning's discount: defaults may change."""
+    names = set()
+    if args.get("weighting") == "constant" or args.get("policy_extraction") == "awr":
+        names |= {name for name in args if re.match("morse_|num_uniform|uniform_|kernel|rq_|temperature|detach_", name)}
+    if args.get("q_weight") == 0 and args.get("policy_extraction") != "awr":
+        names |= {name for name in args if re.match("discount|reward_|critic_|tau|policy_noise|noise_clip", name)}
+    return names
+
+
 def rows_of(records):
     """Runs that differ in their seed only, in its order, by (dataset, method, gradient steps). SystemExit if they don't."""
     rows = {}
@@ -101,7 +111,7 @@ def rows_of(records):
         rows.setdefault((dataset, method(record), last(record)["step"]), []).append(record)
     for (dataset, name, _), runs in rows.items():
         seeds = [run["args"]["seed"] for run in runs]
-        shared = set.intersection(*(set(run["args"]) for run in runs)) - FREE  # a later version may have more
+        shared = set.intersection(*(set(run["args"]) for run in runs)) - FREE - unread(runs[0]["args"])
         others = [{key: run["args"][key] for key in shared} for run in runs]
         if len(set(seeds)) < len(seeds) or any(args != others[0] for args in others):
             wrong = "have a seed twice" if len(set(seeds)) < len(seeds) else "differ in more than their seed"

@@ -102,6 +102,20 @@ def test_runs_that_are_no_row(tmp_path):
     assert process.returncode == 1 and "differ in more than their seed" in process.stderr
 
 
+def test_a_row_may_differ_in_what_its_method_does_not_read(tmp_path):
+    """Cloning reads neither the discount nor the temperature; the critic's runs read the one, cloning by M the other."""
+    for seed, value in (1, 0.9), (2, 0.5):
+        write_result(tmp_path / "x", "a", seed, [5.0], [1], CLONING, **CLONED, discount=value, temperature=value)
+    assert "| behaviour cloning | 50 | 1, 2 | 5.0 |" in run_script("benchmark/report.py", str(tmp_path)).stdout
+    reads = {"discount": CLONED | {"q_weight": 1.0}, "temperature": CLONED | {"weighting": "morse"}, "tau": {}, "kernel": {}}
+    reads["actor_learning_rate"] = CLONED
+    for name, args in reads.items():
+        for seed in 1, 2:
+            write_result(tmp_path / name, "a", seed, [5.0], [1], MORSE, **args, **{name: seed})
+        process = run_script("benchmark/report.py", str(tmp_path / name), ok=False)
+        assert process.returncode == 1 and "differ in more than their seed" in process.stderr, name
+
+
 def test_statistics():
     """Against closed forms: which runs the interquartile mean takes, ties, a bootstrap of two seeds and of many."""
     scores = [np.array([0.0, 1.0]), np.array([2.0, 100.0])]
