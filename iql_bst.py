@@ -364,10 +364,9 @@ def locate_minari(env_id):
     if not dataset_id and "/" in name:
         advice = f"download it elsewhere (`minari download {name}`) and copy its folder below {root}"
         mazes = "pointmaze-(umaze|medium|large)|antmaze-(umaze(-diverse)?|(medium|large)-(play|diverse))"
-        if maze := re.search(rf"({mazes})(-one-goal)?(-v\d+)?$", env_id):
-            made = maze[1] + (" --one-goal" if "-one-goal" in env_id else "")
-            advice = f"recreate it: `python benchmark/make_dataset.py {made}`, "
-            advice += f"then --env-id td3-bst/{made.replace(' --', '-')}-v0"
+        if maze := re.search(rf"(({mazes})(-one-goal)?)(-v\d+)?$", env_id):
+            made = maze[1].replace("-one-goal", " --one-goal")
+            advice = f"recreate it: `python benchmark/make_dataset.py {made}`, then --env-id td3-bst/{maze[1]}-v0"
         print(f"{name} is not in {root}: asking Minari's remote ...", flush=True)
         with explain(f"{name} is not in {root} and cannot be downloaded", advice):
             dataset_id = pick(minari.list_remote_datasets(prefix=name, compatible_minari_version=True))

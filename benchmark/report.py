@@ -31,8 +31,9 @@ METHODS = ("behaviour cloning", "Morse-weighted behaviour cloning", "TD3+BC", "I
 LEGEND = """A score is the mean over seeds of the last evaluation's, never the best one's: the success rate in mazes,
 in percent, else the normalised return, or the return where there are no reference scores. In brackets is its 95%
 bootstrap interval, too narrow where seeds are few. The tables of methods have those without further flags, the last table
-every row; flags are those of a row's command, and what it leaves out is in the `args` of its results.json. Datasets whose name begins with `td3-bst/` are **recreated**. An empty cell has not been measured. Curves are
-means over seeds, their bands run from the lowest seed to the highest."""
+every row; flags are those of a row's command, and what it leaves out is in the `args` of its results.json. Datasets
+whose name begins with `td3-bst/` are **recreated**. An empty cell has not been measured. Curves are means over seeds,
+their bands run from the lowest seed to the highest."""
 PEERS = Path(__file__).with_name("peers.csv")
 GROUPS = {  # title: pattern of its dataset ids, pattern of their names in peers.csv, what must be said of the figures
     "Locomotion": (
@@ -111,7 +112,8 @@ def rows_of(records):
         rows.setdefault((dataset, method(record), last(record)["step"]), []).append(record)
     for (dataset, name, _), runs in rows.items():
         seeds = [run["args"]["seed"] for run in runs]
-        shared = set.intersection(*(set(run["args"]) for run in runs)) - FREE - unread(runs[0]["args"])
+        shared = set.intersection(*(set(run["args"]) for run in runs))  # a later version may have more
+        shared -= FREE | unread(runs[0]["args"])
         others = [{key: run["args"][key] for key in shared} for run in runs]
         if len(set(seeds)) < len(seeds) or any(args != others[0] for args in others):
             wrong = "have a seed twice" if len(set(seeds)) < len(seeds) else "differ in more than their seed"

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import rank_actions
 from conftest import ROOT, heed_ctrl_c, run_script
-from minari.data_collector import EpisodeBuffer
 from td3_bst import domain_of, evaluation_env
 from test_data import load
 
@@ -277,7 +276,7 @@ def test_one_goal_for_all_episodes():
 
     def episode(goal, path):
         length = len(path) - 1
-        return EpisodeBuffer(
+        return minari.data_collector.EpisodeBuffer(
             observations={"achieved_goal": path, "desired_goal": np.tile(goal, (length + 1, 1))},
             actions=rng.uniform(-1, 1, (length, 8)),
             rewards=np.zeros(length),
