@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 
+import film
 import numpy as np
 import pytest
 import report
@@ -192,6 +193,71 @@ def test_random_policy(pointmaze, tmp_path):
     (entry,) = json.loads(file.read_text())["evaluations"]
     assert len(entry["returns"]) == 100 and entry["score"] == sum(entry["terminations"]) < 75
     assert "random policy" in run_script("benchmark/report.py", str(tmp_path)).stdout
+
+
+class Camera:
+    """In place of MuJoCo's renderer, which needs OpenGL: its pictures are black, but for the agent's place."""
+
+    def __init__(self, model, height, width):
+        self.shape = height, width, 3
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def update_scene(self, data, camera):
+        self.place = data.qpos[:2].copy()
+
+    def render(self):
+        picture = np.zeros(self.shape)
+        picture[0, :2, 0] = self.place
+        return picture
+
+
+def test_film(pointmaze, tmp_path, monkeypatch):
+    """The first episode that is said to have reached its goal is played again, from its own seed, and shown at even steps."""
+    monkeypatch.setattr(film.mujoco, "Renderer", Camera)
+    run_script("td3_bst.py", "--env-id", pointmaze, "--runs-dir", str(tmp_path), "--total-timesteps", "2", "--morse-steps", "1",
+               "--eval-episodes", "3", "--seed", "4")  # fmt: skip
+    (run,) = tmp_path.iterdir()
+    record = json.loads((run / "results.json").read_text())
+    last = record["evaluations"][-1] | {"lengths": [7, 300, 300], "terminations": [False, True, True]}
+
+    def write(**changes):
+        (run / "results.json").write_text(json.dumps(record | {"evaluations": [last | changes]}))
+
+    shown = []
+    play = film.film
+    monkeypatch.setattr(film, "film", lambda *args: shown.append(args) or play(*args))
+    write()
+    film.main(str(run), pictures=4)
+    assert (run / "film.png").stat().st_size > 1000
+    ((env, policy, seed, steps),) = shown
+    assert steps.tolist() == [0, 100, 200, 300] and seed == np.random.SeedSequence(4).generate_state(3)[1]
+    pictures, length = play(env, policy, seed, steps)
+    assert len(pictures) == 4 and length == 300
+    obs, _ = env.reset(seed=seed)
+    for step in range(300):
+        if step in steps:
+            assert pictures[step // 100][0, :2, 0] == pytest.approx(obs[:2])
+        obs = env.step(policy(obs[None])[0])[0]
+    assert pictures[-1][0, :2, 0] == pytest.approx(obs[:2])
+
+    (run / "film.png").unlink()
+    for changes, message in (
+        ({"terminations": [False] * 3}, "no episode .* reached a goal"),
+        ({"lengths": [7, 200, 300]}, "took 300 steps, not 200"),
+    ):
+        write(**changes)
+        with pytest.raises(SystemExit, match=message):
+            film.main(str(run))
+    with pytest.raises(SystemExit, match="no model.pt"):
+        film.main(str(tmp_path))
+    with pytest.raises(SystemExit, match="at least 2"):
+        film.main(str(run), pictures=1)
+    assert not (run / "film.png").exists()
 
 
 def test_speed():
