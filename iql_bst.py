@@ -87,8 +87,8 @@ class Args:
     """run folder whose saved policy to evaluate again, without training; takes --seed, --device and --eval-episodes"""
 
     # ---- data ----
-    normalize_obs: bool = True
-    """scale observations to mean 0 and deviation 1 per dimension of the dataset (ours, as in TD3+BC)"""
+    normalize_obs: bool | None = None
+    """whether to scale observations to mean 0 and deviation 1 per dimension of the dataset (ours, as in TD3+BC)"""
     reward_shift: float | None = None
     """added to every reward of the data"""
     reward_scale: float = 1.0
@@ -167,16 +167,16 @@ class Args:
 # discount and, but for pointmaze and other, expectile, inverse_temperature and the scale of rewards; TD3-BST's is a
 # uniform_weight of 1; the rest is ours. On AntMaze that is td3_bst.py's Morse network, not measured with IQL's rewards.
 DOMAIN_FIELDS = (
-    "discount", "reward_shift", "normalize_returns", "expectile", "inverse_temperature",
+    "normalize_obs", "discount", "reward_shift", "normalize_returns", "expectile", "inverse_temperature",
     "morse_steps", "morse_learning_rate", "uniform_weight", "temperature", "eval_episodes",
 )
 DOMAINS = {
-    "antmaze": ("antmaze", 0.99, -1.0, False, 0.9, 10.0, 30_000, 5e-4, 30.0, 0.5, 100),
-    "pointmaze": ("pointmaze", 0.99, -1.0, False, 0.9, 10.0, 20_000, 1e-3, 1.0, 0.5, 100),
-    "adroit": (r"\b(pen|door|hammer|relocate)\b", 0.99, 0.0, False, 0.7, 0.5, 20_000, 1e-3, 1.0, 0.5, 10),
-    "kitchen": ("kitchen", 0.99, 0.0, False, 0.7, 0.5, 20_000, 1e-3, 1.0, 0.5, 10),
-    "locomotion": ("halfcheetah|hopper|walker2d|mujoco", 0.99, 0.0, True, 0.7, 3.0, 20_000, 1e-3, 1.0, 0.5, 10),
-    "other": ("", 0.99, 0.0, False, 0.7, 3.0, 20_000, 1e-3, 1.0, 0.5, 10),
+    "antmaze": ("antmaze", False, 0.99, -1.0, False, 0.9, 10.0, 30_000, 5e-4, 30.0, 0.5, 100),
+    "pointmaze": ("pointmaze", True, 0.99, -1.0, False, 0.9, 10.0, 20_000, 1e-3, 1.0, 0.5, 100),
+    "adroit": (r"\b(pen|door|hammer|relocate)\b", True, 0.99, 0.0, False, 0.7, 0.5, 20_000, 1e-3, 1.0, 0.5, 10),
+    "kitchen": ("kitchen", True, 0.99, 0.0, False, 0.7, 0.5, 20_000, 1e-3, 1.0, 0.5, 10),
+    "locomotion": ("cheetah|hopper|walker|mujoco", True, 0.99, 0.0, True, 0.7, 3.0, 20_000, 1e-3, 1.0, 0.5, 10),
+    "other": ("", True, 0.99, 0.0, False, 0.7, 3.0, 20_000, 1e-3, 1.0, 0.5, 10),
 }
 DATA_KEYS = ("observations", "actions", "rewards", "next_observations", "terminations")
 
@@ -809,7 +809,7 @@ def resolve(args):
     args = dataclasses.replace(args, **{name: value for name, value in row if getattr(args, name) is None})
     zero = "seed total_timesteps morse_steps q_weight uniform_weight constant_weight policy_noise noise_clip discount "
     zero += "action_dims landscape_states"
-    floors = dict.fromkeys(zero.split(), 0) | {"reward_shift": -1e12, "temperature": 1 / 80}
+    floors = dict.fromkeys(zero.split(), 0) | {"reward_shift": -1e12, "target_bounds": -1e12, "temperature": 1 / 80}
     ceilings = {"seed": 2**32 - 1, "tau": 1, "dataset_fraction": 1, "discount": 0.999999, "expectile": 0.999999}
     ceilings |= {"mode_offset": 1, "held_out": 1}
     for name, value in vars(args).items():

@@ -63,8 +63,8 @@ class Args:
     """steps between progress lines"""
     dataset_fraction: float = 1.0
     """share of the dataset's episodes to use, in (0, 1], drawn at random by seed"""
-    normalize_obs: bool = True
-    """scale observations to mean 0 and deviation 1 per dimension of the dataset"""
+    normalize_obs: bool | None = None
+    """whether to scale observations to mean 0 and deviation 1 per dimension of the dataset (ours, as in TD3+BC)"""
     runs_dir: str = "runs"
     """folder that the run's own folder is made in"""
     save: str | None = None
@@ -125,11 +125,11 @@ class Args:
 
 # What fills the fields left unset: the row whose pattern is the first to be found in the dataset's name. All ours but a
 # uniform_weight of 1, the paper's.
-DOMAIN_FIELDS = ("morse_steps", "morse_hidden_dims", "morse_learning_rate", "uniform_weight")
+DOMAIN_FIELDS = ("normalize_obs", "morse_steps", "morse_hidden_dims", "morse_learning_rate", "uniform_weight")
 DOMAINS = {
-    "toy": ("^four-modes$", 2_000, (128, 128), 1e-3, 1.0),
-    "antmaze": ("antmaze", 30_000, (256, 256, 256), 5e-4, 30.0),
-    "other": ("", 20_000, (256, 256, 256), 1e-3, 1.0),
+    "toy": ("^four-modes$", True, 2_000, (128, 128), 1e-3, 1.0),
+    "antmaze": ("antmaze", False, 30_000, (256, 256, 256), 5e-4, 30.0),
+    "other": ("", True, 20_000, (256, 256, 256), 1e-3, 1.0),
 }
 DATA_KEYS = ("observations", "actions", "rewards", "next_observations", "terminations")
 
@@ -817,7 +817,7 @@ def resolve(args):
     args = dataclasses.replace(args, **{name: value for name, value in row if getattr(args, name) is None})
     zero = "seed total_timesteps morse_steps q_weight uniform_weight constant_weight policy_noise noise_clip discount "
     zero += "action_dims landscape_states"
-    floors = dict.fromkeys(zero.split(), 0) | {"reward_shift": -1e12, "temperature": 1 / 80}
+    floors = dict.fromkeys(zero.split(), 0) | {"reward_shift": -1e12, "target_bounds": -1e12, "temperature": 1 / 80}
     ceilings = {"seed": 2**32 - 1, "tau": 1, "dataset_fraction": 1, "discount": 0.999999, "expectile": 0.999999}
     ceilings |= {"mode_offset": 1, "held_out": 1}
     for name, value in vars(args).items():

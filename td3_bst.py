@@ -86,8 +86,8 @@ class Args:
     """run folder whose saved policy to evaluate again, without training; takes --seed, --device and --eval-episodes"""
 
     # ---- data ----
-    normalize_obs: bool = True
-    """scale observations to mean 0 and deviation 1 per dimension of the dataset (ours, as in TD3+BC)"""
+    normalize_obs: bool | None = None
+    """whether to scale observations to mean 0 and deviation 1 per dimension of the dataset (ours, as in TD3+BC)"""
     reward_shift: float | None = None
     """added to every reward of the data"""
     reward_scale: float | None = None
@@ -96,6 +96,8 @@ class Args:
     # ---- TD3 (arXiv 1802.09477; defaults are those of TD3+BC, arXiv 2106.06860, where not said otherwise) ----
     discount: float | None = None
     """gamma, in [0, 1)"""
+    target_bounds: tuple[float, float] | None = None
+    """least and greatest target of the critics (ours): what returns can be, as 0 to 10 where 10 ends an episode"""
     tau: float = 0.005
     """Polyak step of the target networks, in (0, 1]"""
     batch_size: int = 256
@@ -155,15 +157,15 @@ class Args:
 # What fills the fields left unset: the row whose pattern is the first to be found in the dataset's name. The paper's is
 # a uniform_weight of 1; TD3+BC's are a discount of 0.99, (256, 256) and 3e-4; the rest is ours, the paper giving none.
 DOMAIN_FIELDS = (
-    "discount", "reward_shift", "reward_scale", "actor_hidden_dims", "actor_learning_rate",
-    "morse_steps", "morse_learning_rate", "uniform_weight", "temperature", "eval_episodes",
+    "normalize_obs", "discount", "reward_shift", "reward_scale", "target_bounds", "actor_hidden_dims",
+    "actor_learning_rate", "morse_steps", "morse_learning_rate", "uniform_weight", "temperature", "eval_episodes",
 )
 DOMAINS = {
-    "antmaze": ("antmaze", 0.998, 0.0, 10.0, (256, 256, 256), 1e-3, 30_000, 5e-4, 30.0, 1.0, 100),
-    "pointmaze": ("pointmaze", 0.99, -1.0, 1.0, (256, 256), 3e-4, 20_000, 1e-3, 1.0, 0.5, 100),
-    "adroit": (r"\b(pen|door|hammer|relocate)\b", 0.99, 0.0, 1.0, (256, 256), 3e-4, 20_000, 1e-3, 1.0, 0.5, 10),
-    "locomotion": ("halfcheetah|hopper|walker2d|mujoco", 0.99, 0.0, 1.0, (256, 256), 3e-4, 20_000, 1e-3, 1.0, 0.5, 10),
-    "other": ("", 0.99, 0.0, 1.0, (256, 256), 3e-4, 20_000, 1e-3, 1.0, 0.5, 10),
+    "antmaze": ("antmaze", False, 0.998, 0.0, 10.0, (0.0, 10.0), (256, 256, 256), 1e-3, 30_000, 5e-4, 30.0, 1.0, 100),
+    "pointmaze": ("pointmaze", True, 0.99, -1.0, 1.0, None, (256, 256), 3e-4, 20_000, 1e-3, 1.0, 0.5, 100),
+    "adroit": (r"\b(pen|door|hammer|relocate)\b", True, 0.99, 0.0, 1.0, None, (256, 256), 3e-4, 20_000, 1e-3, 1.0, 0.5, 10),
+    "locomotion": ("cheetah|hopper|walker|mujoco", True, 0.99, 0.0, 1.0, None, (256, 256), 3e-4, 20_000, 1e-3, 1.0, 0.5, 10),
+    "other": ("", True, 0.99, 0.0, 1.0, None, (256, 256), 3e-4, 20_000, 1e-3, 1.0, 0.5, 10),
 }
 DATA_KEYS = ("observations", "actions", "rewards", "next_observations", "terminations")
 
@@ -266,12 +268,14 @@ def morse_loss(morse, obs, action, uniform_action, uniform_weight=1.0):
     return loss, metrics | {"loss/morse": loss}
 
 
-def critic_loss(critic, target_critic, target_actor, batch, noise, discount):
+def critic_loss(critic, target_critic, target_actor, batch, noise, discount, bounds=None):
     """TD3's critic loss, summed over the twins. The target policy's action gets noise (batch, k), clipped already."""
     with torch.no_grad():
         next_action = (target_actor(batch["next_observations"]) + noise).clamp(-1, 1)
         next_q = target_critic(batch["next_observations"], next_action).min(0).values  # (batch,)
         target = batch["rewards"] + discount * (1 - batch["terminations"]) * next_q  # r + gamma (1 - d) min Qi'(s', a')
+        if bounds:
+            target = target.clamp(*bounds)
     q = critic(batch["observations"], batch["actions"])  # (2, batch), against a target of (batch,)
     return (q - target).square().mean(1).sum()  # sum_i E_D[(Q_i(s, a) - target)^2]
 
@@ -714,7 +718,8 @@ def update(agent, data, args, generator):
         if args.q_weight > 0:
             noise = torch.randn(batch["actions"].shape, device=batch["actions"].device, generator=generator)
             noise = (noise * args.policy_noise).clamp(-args.noise_clip, args.noise_clip)
-            loss = critic_loss(agent.critic, agent.target_critic, agent.target_actor, batch, noise, args.discount)
+            networks = agent.critic, agent.target_critic, agent.target_actor
+            loss = critic_loss(*networks, batch, noise, args.discount, args.target_bounds)
             agent.critic_optimizer.zero_grad()
             loss.backward()
             agent.critic_optimizer.step()
@@ -746,7 +751,7 @@ def resolve(args):
     args = dataclasses.replace(args, **{name: value for name, value in row if getattr(args, name) is None})
     zero = "seed total_timesteps morse_steps q_weight uniform_weight constant_weight policy_noise noise_clip discount "
     zero += "action_dims landscape_states"
-    floors = dict.fromkeys(zero.split(), 0) | {"reward_shift": -1e12, "temperature": 1 / 80}
+    floors = dict.fromkeys(zero.split(), 0) | {"reward_shift": -1e12, "target_bounds": -1e12, "temperature": 1 / 80}
     ceilings = {"seed": 2**32 - 1, "tau": 1, "dataset_fraction": 1, "discount": 0.999999, "expectile": 0.999999}
     ceilings |= {"mode_offset": 1, "held_out": 1}
     for name, value in vars(args).items():
