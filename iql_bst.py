@@ -175,7 +175,7 @@ DOMAINS = {
     "pointmaze": ("pointmaze", True, 0.99, -1.0, False, 0.9, 10.0, 20_000, 1e-3, 1.0, 0.5, 100),
     "adroit": (r"\b(pen|door|hammer|relocate)\b", True, 0.99, 0.0, False, 0.7, 0.5, 20_000, 1e-3, 1.0, 0.5, 10),
     "kitchen": ("kitchen", True, 0.99, 0.0, False, 0.7, 0.5, 20_000, 1e-3, 1.0, 0.5, 10),
-    "locomotion": ("cheetah|hopper|walker|mujoco", True, 0.99, 0.0, True, 0.7, 3.0, 20_000, 1e-3, 1.0, 0.5, 10),
+    "locomotion": ("halfcheetah|hopper|walker2d|mujoco", True, 0.99, 0.0, True, 0.7, 3.0, 20_000, 1e-3, 1.0, 0.5, 10),
     "other": ("", True, 0.99, 0.0, False, 0.7, 3.0, 20_000, 1e-3, 1.0, 0.5, 10),
 }
 DATA_KEYS = ("observations", "actions", "rewards", "next_observations", "terminations")
@@ -809,7 +809,7 @@ def resolve(args):
     args = dataclasses.replace(args, **{name: value for name, value in row if getattr(args, name) is None})
     zero = "seed total_timesteps morse_steps q_weight uniform_weight constant_weight policy_noise noise_clip discount "
     zero += "action_dims landscape_states"
-    floors = dict.fromkeys(zero.split(), 0) | {"reward_shift": -1e12, "target_bounds": -1e12, "temperature": 1 / 80}
+    floors = dict.fromkeys(zero.split(), 0) | {"reward_shift": -1e12, "temperature": 1 / 80}
     ceilings = {"seed": 2**32 - 1, "tau": 1, "dataset_fraction": 1, "discount": 0.999999, "expectile": 0.999999}
     ceilings |= {"mode_offset": 1, "held_out": 1}
     for name, value in vars(args).items():

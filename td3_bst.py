@@ -96,8 +96,8 @@ class Args:
     # ---- TD3 (arXiv 1802.09477; defaults are those of TD3+BC, arXiv 2106.06860, where not said otherwise) ----
     discount: float | None = None
     """gamma, in [0, 1)"""
-    target_bounds: tuple[float, float] | None = None
-    """least and greatest target of the critics (ours): what returns can be, as 0 to 10 where 10 ends an episode"""
+    bound_targets: bool | None = None
+    """whether to keep the critics' targets within what returns can be with rewards such as the data's (ours)"""
     tau: float = 0.005
     """Polyak step of the target networks, in (0, 1]"""
     batch_size: int = 256
@@ -157,15 +157,16 @@ class Args:
 # What fills the fields left unset: the row whose pattern is the first to be found in the dataset's name. The paper's is
 # a uniform_weight of 1; TD3+BC's are a discount of 0.99, (256, 256) and 3e-4; the rest is ours, the paper giving none.
 DOMAIN_FIELDS = (
-    "normalize_obs", "discount", "reward_shift", "reward_scale", "target_bounds", "actor_hidden_dims",
+    "normalize_obs", "discount", "reward_shift", "reward_scale", "bound_targets", "actor_hidden_dims",
     "actor_learning_rate", "morse_steps", "morse_learning_rate", "uniform_weight", "temperature", "eval_episodes",
 )
+OTHER = (True, 0.99, 0.0, 1.0, False, (256, 256), 3e-4, 20_000, 1e-3, 1.0, 0.5, 10)
 DOMAINS = {
-    "antmaze": ("antmaze", False, 0.998, 0.0, 10.0, (0.0, 10.0), (256, 256, 256), 1e-3, 30_000, 5e-4, 30.0, 1.0, 100),
-    "pointmaze": ("pointmaze", True, 0.99, -1.0, 1.0, None, (256, 256), 3e-4, 20_000, 1e-3, 1.0, 0.5, 100),
-    "adroit": (r"\b(pen|door|hammer|relocate)\b", True, 0.99, 0.0, 1.0, None, (256, 256), 3e-4, 20_000, 1e-3, 1.0, 0.5, 10),
-    "locomotion": ("cheetah|hopper|walker|mujoco", True, 0.99, 0.0, 1.0, None, (256, 256), 3e-4, 20_000, 1e-3, 1.0, 0.5, 10),
-    "other": ("", True, 0.99, 0.0, 1.0, None, (256, 256), 3e-4, 20_000, 1e-3, 1.0, 0.5, 10),
+    "antmaze": ("antmaze", False, 0.998, 0.0, 10.0, True, (256, 256, 256), 1e-3, 30_000, 5e-4, 30.0, 1.0, 100),
+    "pointmaze": ("pointmaze", True, 0.99, -1.0, 1.0, False, (256, 256), 3e-4, 20_000, 1e-3, 1.0, 0.5, 100),
+    "adroit": (r"\b(pen|door|hammer|relocate)\b", *OTHER),
+    "locomotion": ("halfcheetah|hopper|walker2d|mujoco", *OTHER),
+    "other": ("", *OTHER),
 }
 DATA_KEYS = ("observations", "actions", "rewards", "next_observations", "terminations")
 
@@ -268,8 +269,18 @@ def morse_loss(morse, obs, action, uniform_action, uniform_weight=1.0):
     return loss, metrics | {"loss/morse": loss}
 
 
+def return_bounds(data, discount):
+    """Least and greatest discounted return that there can be with rewards such as the data's, two tensors ().
+
+    A return is a weighted mean of r / (1 - gamma) over the steps that another follows and of r where none does."""
+    worth = torch.where(data["terminations"] > 0, data["rewards"], data["rewards"] / (1 - discount))  # (N,)
+    return worth.aminmax()
+
+
 def critic_loss(critic, target_critic, target_actor, batch, noise, discount, bounds=None):
-    """TD3's critic loss, summed over the twins. The target policy's action gets noise (batch, k), clipped already."""
+    """TD3's critic loss, summed over the twins. The target policy's action gets noise (batch, k), clipped already.
+
+    Targets are clipped to `bounds`, if there are any."""
     with torch.no_grad():
         next_action = (target_actor(batch["next_observations"]) + noise).clamp(-1, 1)
         next_q = target_critic(batch["next_observations"], next_action).min(0).values  # (batch,)
@@ -708,10 +719,11 @@ def sample(data, batch_size, generator, keys):
     return {key: data[key][index] for key in keys}
 
 
-def update(agent, data, args, generator):
+def update(agent, data, args, generator, bounds=None):
     """`policy_frequency` gradient steps of TD3-BST: each of the critics, the last of policy and target networks too.
 
-    Returns metrics of the last step as tensors, none with a gradient: nothing waits for the device."""
+    `bounds` are those of the critics' targets. Returns metrics of the last step as tensors, none with a gradient:
+    nothing waits for the device."""
     metrics = {}
     for _ in range(args.policy_frequency):
         batch = sample(data, args.batch_size, generator, DATA_KEYS)
@@ -719,7 +731,7 @@ def update(agent, data, args, generator):
             noise = torch.randn(batch["actions"].shape, device=batch["actions"].device, generator=generator)
             noise = (noise * args.policy_noise).clamp(-args.noise_clip, args.noise_clip)
             networks = agent.critic, agent.target_critic, agent.target_actor
-            loss = critic_loss(*networks, batch, noise, args.discount, args.target_bounds)
+            loss = critic_loss(*networks, batch, noise, args.discount, bounds)
             agent.critic_optimizer.zero_grad()
             loss.backward()
             agent.critic_optimizer.step()
@@ -738,7 +750,8 @@ def train(agent, data, args, generator, done, after_step):
     """Both phases, each from the step that `done` says, calling after_step(phase, step, metrics)."""
     if args.weighting == "morse":
         train_morse(agent, data, args, generator, done["morse"], after_step)
-    updates = repeat(lambda: update(agent, data, args, generator), generator)
+    bounds = return_bounds(data, args.discount) if args.bound_targets else None
+    updates = repeat(lambda: update(agent, data, args, generator, bounds), generator)
     for step in range(done["policy"], args.total_timesteps, args.policy_frequency):
         after_step("policy", step + args.policy_frequency, next(updates))
 
@@ -751,7 +764,7 @@ def resolve(args):
     args = dataclasses.replace(args, **{name: value for name, value in row if getattr(args, name) is None})
     zero = "seed total_timesteps morse_steps q_weight uniform_weight constant_weight policy_noise noise_clip discount "
     zero += "action_dims landscape_states"
-    floors = dict.fromkeys(zero.split(), 0) | {"reward_shift": -1e12, "target_bounds": -1e12, "temperature": 1 / 80}
+    floors = dict.fromkeys(zero.split(), 0) | {"reward_shift": -1e12, "temperature": 1 / 80}
     ceilings = {"seed": 2**32 - 1, "tau": 1, "dataset_fraction": 1, "discount": 0.999999, "expectile": 0.999999}
     ceilings |= {"mode_offset": 1, "held_out": 1}
     for name, value in vars(args).items():
