@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from td3_bst import Actor, Args, Critic, MorseNetwork, actor_loss, critic_loss, morse_loss, resolve
+from td3_bst import Actor, Args, Critic, MorseNetwork, actor_loss, critic_loss, morse_loss, resolve, return_bounds
 
 OBS, K, BATCH = 5, 3, 7
 
@@ -155,7 +155,8 @@ def test_critic_starts_as_linear_layers_do():
         assert weight.std().item() == pytest.approx((1 / 3) ** 0.5 * fan_in**-0.5, rel=0.1)
 
 
-def test_critic_loss(batch):
+@pytest.mark.parametrize("bounds", [None, (-0.2, 0.3)])
+def test_critic_loss(batch, bounds):
     critic, target = Critic(OBS, K, (16,)).double(), Critic(OBS, K, (16,)).double()
     actor = Actor(OBS, K, (16,)).double()
     noise = torch.randn(BATCH, K, dtype=torch.float64).clamp(-0.5, 0.5)
@@ -163,15 +164,45 @@ def test_critic_loss(batch):
     next_action = np.clip(np.tanh(forward(actor.net, next_obs)) + noise.numpy(), -1, 1)
     next_q = critic_values(target, next_obs, next_action).min(0)
     y = reward + 0.9 * (1 - termination) * next_q
+    if bounds:
+        clipped = np.clip(y, *bounds)
+        assert (clipped > y).any() and (clipped < y).any() and (clipped == y).any()
+        y = clipped
     expected = ((critic_values(critic, obs, action) - y) ** 2).mean(1).sum()
 
     def loss():
-        return critic_loss(critic, target, actor, batch, noise, 0.9)
+        return critic_loss(critic, target, actor, batch, noise, 0.9, bounds)
 
     assert loss().item() == pytest.approx(expected, rel=1e-10)
     gradient_matches(loss, critic)
     loss().backward()
     assert all(p.grad is None for p in [*target.parameters(), *actor.parameters()])
+
+
+@pytest.mark.parametrize(
+    "rewards, ends, bounds",
+    [
+        ([0.0, 10.0, 0.0], [0, 1, 0], (0, 10)),  # a goal that ends the episode
+        ([-1.0, 0.0, -1.0], [0, 1, 0], (-10, 0)),  # a cost of time
+        ([1.0, -2.0, 5.0, -30.0], [0, 0, 1, 1], (-30, 10)),
+        ([0.5, 1.0], [0, 0], (5, 10)),  # nothing ends
+    ],
+)
+def test_return_bounds(rewards, ends, bounds):
+    """Returns of random episodes of these steps are within them; some that are very short or of one reward are at them."""
+    data = {"rewards": torch.tensor(rewards), "terminations": torch.tensor(ends, dtype=torch.float32)}
+    low, high = return_bounds(data, 0.9)
+    assert (low.item(), high.item()) == pytest.approx(bounds)
+    rng = np.random.default_rng(0)
+    onward, last = ([r for r, end in zip(rewards, ends) if end == kind] for kind in (0, 1))
+    returns = []
+    for _ in range(500):
+        pool = onward if rng.random() < 0.5 else [rng.choice(onward)]
+        steps = rng.choice(pool, rng.choice([0, 5, 200]) if last else 200)  # 0.9^200 is nothing
+        end = rng.choice(last, 1) if last else []
+        returns.append(sum(0.9**t * r for t, r in enumerate([*steps, *end])))
+    assert min(returns) >= bounds[0] - 1e-6 and max(returns) <= bounds[1] + 1e-6
+    assert (min(returns), max(returns)) == pytest.approx(bounds, abs=1e-6)
 
 
 def test_critic_loss_masks_terminations(batch):

@@ -87,6 +87,18 @@ def test_target_noise_is_clipped(monkeypatch):
     assert seen[0].std().item() == pytest.approx(0.181, abs=0.005)  # of N(0, 0.2) clipped at 1.5 deviations
 
 
+@pytest.mark.parametrize("asked", [True, False])
+def test_targets_are_bounded_if_asked(monkeypatch, asked):
+    """By what returns can be with the data's rewards; `train` works that out."""
+    seen, original = [], td3_bst.critic_loss
+    monkeypatch.setattr(td3_bst, "critic_loss", lambda *a: seen.append(a[6]) or original(*a))
+    agent, data, args, generator = make(bound_targets=asked, total_timesteps=4, weighting="constant")
+    td3_bst.train(agent, data, args, generator, {"morse": 0, "policy": 0}, lambda *_: None)
+    ends, rewards = data["terminations"] > 0, data["rewards"]
+    expected = max(rewards[~ends].max() / (1 - args.discount), rewards[ends].max())
+    assert [bounds and bounds[1] for bounds in seen] == [expected if asked else None] * 4
+
+
 def test_behaviour_cloning_trains_no_critic():
     agent, data, args, generator = make(q_weight=0.0, weighting="constant")
     before = parameters(agent.critic)
@@ -139,5 +151,5 @@ def test_update_runs_on_meta(weighting):
     """No host synchronisation and no data-dependent shape: `meta` tensors have no values to wait for."""
     agent, data, args, generator = make(device="meta", weighting=weighting)
     train_morse(agent, data, args, generator)
-    metrics = update(agent, data, args, generator)
+    metrics = update(agent, data, args, generator, td3_bst.return_bounds(data, args.discount))
     assert all(value.is_meta for value in metrics.values())
