@@ -165,7 +165,8 @@ class Args:
 
 # What fills the fields left unset: the row whose pattern is the first to be found in the dataset's name. IQL's are the
 # discount and, but for pointmaze and other, expectile, inverse_temperature and the scale of rewards; TD3-BST's is a
-# uniform_weight of 1; the rest is ours. On AntMaze that is td3_bst.py's Morse network, not measured with IQL's rewards.
+# uniform_weight of 1; the rest is ours. On AntMaze that is td3_bst.py's Morse network, on observations as they are;
+# neither has been measured with IQL's rewards.
 DOMAIN_FIELDS = (
     "normalize_obs", "discount", "reward_shift", "normalize_returns", "expectile", "inverse_temperature",
     "morse_steps", "morse_learning_rate", "uniform_weight", "temperature", "eval_episodes",
@@ -829,6 +830,8 @@ def parse_args(argv=None):
     with explain(f"{run} is not the folder of a run of this script", "see which there are in --runs-dir"):
         record = json.loads((Path(run) / "args.json").read_text())["args"]
         stored = Args(**{name: tuple(value) if isinstance(value, list) else value for name, value in record.items()})
+    if args.resume and (new := sorted(vars(stored).keys() - record.keys())):
+        raise UserError(f"{run} is of a version without {', '.join(new)}; go on with that version or start a new run")
     stored = dataclasses.replace(stored, resume=args.resume, evaluate=args.evaluate)
     args = tyro.cli(Args, args=argv, description=__doc__, default=stored)
     free = ("seed", "device", "eval_episodes", "num_eval_envs") if args.evaluate else ()

@@ -155,7 +155,7 @@ class Args:
 
 
 # What fills the fields left unset: the row whose pattern is the first to be found in the dataset's name. The paper's is
-# a uniform_weight of 1; TD3+BC's are a discount of 0.99, (256, 256) and 3e-4; the rest is ours, the paper giving none.
+# a uniform_weight of 1; TD3+BC's are to normalise, a discount of 0.99, (256, 256) and 3e-4; the rest is ours.
 DOMAIN_FIELDS = (
     "normalize_obs", "discount", "reward_shift", "reward_scale", "bound_targets", "actor_hidden_dims",
     "actor_learning_rate", "morse_steps", "morse_learning_rate", "uniform_weight", "temperature", "eval_episodes",
@@ -285,7 +285,7 @@ def critic_loss(critic, target_critic, target_actor, batch, noise, discount, bou
         next_action = (target_actor(batch["next_observations"]) + noise).clamp(-1, 1)
         next_q = target_critic(batch["next_observations"], next_action).min(0).values  # (batch,)
         target = batch["rewards"] + discount * (1 - batch["terminations"]) * next_q  # r + gamma (1 - d) min Qi'(s', a')
-        if bounds:
+        if bounds is not None:
             target = target.clamp(*bounds)
     q = critic(batch["observations"], batch["actions"])  # (2, batch), against a target of (batch,)
     return (q - target).square().mean(1).sum()  # sum_i E_D[(Q_i(s, a) - target)^2]
@@ -751,6 +751,8 @@ def train(agent, data, args, generator, done, after_step):
     if args.weighting == "morse":
         train_morse(agent, data, args, generator, done["morse"], after_step)
     bounds = return_bounds(data, args.discount) if args.bound_targets else None
+    if bounds is not None:
+        print("critic targets are kept from {:.6g} to {:.6g}".format(*bounds), flush=True)
     updates = repeat(lambda: update(agent, data, args, generator, bounds), generator)
     for step in range(done["policy"], args.total_timesteps, args.policy_frequency):
         after_step("policy", step + args.policy_frequency, next(updates))
@@ -784,6 +786,8 @@ def parse_args(argv=None):
     with explain(f"{run} is not the folder of a run of this script", "see which there are in --runs-dir"):
         record = json.loads((Path(run) / "args.json").read_text())["args"]
         stored = Args(**{name: tuple(value) if isinstance(value, list) else value for name, value in record.items()})
+    if args.resume and (new := sorted(vars(stored).keys() - record.keys())):
+        raise UserError(f"{run} is of a version without {', '.join(new)}; go on with that version or start a new run")
     stored = dataclasses.replace(stored, resume=args.resume, evaluate=args.evaluate)
     args = tyro.cli(Args, args=argv, description=__doc__, default=stored)
     free = ("seed", "device", "eval_episodes", "num_eval_envs") if args.evaluate else ()

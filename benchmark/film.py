@@ -12,6 +12,7 @@ from pathlib import Path
 import gymnasium as gym
 import mujoco
 import numpy as np
+import report
 import torch
 import tyro
 from matplotlib.figure import Figure
@@ -56,6 +57,8 @@ def main(run: tyro.conf.Positional[str], pictures: int = 8):
     info, args, last = model["info"], record["args"], record["evaluations"][-1]
     if not info["is_maze"] or not any(last["terminations"]):
         sys.exit(f"error: no episode of the last evaluation of {run} reached a goal in a maze; pass another run")
+    if last["step"] != args["total_timesteps"]:
+        sys.exit(f"error: {run} is not finished, and its policy is no longer that of its last evaluation; go on with it first")
     episode = last["terminations"].index(True)
     steps = np.linspace(0, last["lengths"][episode], pictures).astype(int)
     seed = np.random.SeedSequence(args["seed"]).generate_state(len(last["lengths"]))[episode]
@@ -65,9 +68,10 @@ def main(run: tyro.conf.Positional[str], pictures: int = 8):
     with td3_bst.explain("the episode cannot be filmed", "without a screen set MUJOCO_GL to egl (a GPU) or osmesa"):
         shown, length = film(env, td3_bst.make_policy(actor, info), int(seed), steps)
     if length != last["lengths"][episode]:
-        sys.exit(f"error: the episode took {length} steps, not {last['lengths'][episode]}: other versions, or another model")
+        sys.exit(f"error: the episode took {length} steps, not {last['lengths'][episode]}: were its packages other versions?")
     figure = Figure(figsize=(2.5 * pictures, 3), layout="constrained")
-    figure.suptitle(f"{record['dataset_id']}, {args['exp_name']}, episode {episode + 1} of {len(last['lengths'])}")
+    title = f"{record['dataset_id']}, {report.method(record).replace('`', '')}, after {last['step']:,} steps"
+    figure.suptitle(f"{title}: episode {episode + 1} of {len(last['lengths'])}")
     for axes, picture, step in zip(figure.subplots(1, pictures), shown, steps):
         axes.imshow(picture)
         axes.set(title=f"step {step}", xticks=[], yticks=[])

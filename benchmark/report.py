@@ -99,7 +99,7 @@ def unread(args):
     if args.get("weighting") == "constant" or args.get("policy_extraction") == "awr":
         names |= {name for name in args if re.match("morse_|num_uniform|uniform_|kernel|rq_|temperature|detach_", name)}
     if args.get("q_weight") == 0 and args.get("policy_extraction") != "awr":
-        names |= {name for name in args if re.match("discount|reward_|critic_|tau|policy_noise|noise_clip", name)}
+        names |= {name for name in args if re.match("discount|reward_|bound_|critic_|tau|policy_noise|noise_clip", name)}
     return names
 
 

@@ -9,6 +9,7 @@ import film
 import numpy as np
 import pytest
 import report
+import td3_bst
 from conftest import ROOT, run_script
 
 MORSE = "python td3_bst.py --env-id td3-bst/x-v0 --seed {} --total-timesteps 100"
@@ -106,10 +107,11 @@ def test_runs_that_are_no_row(tmp_path):
 def test_a_row_may_differ_in_what_its_method_does_not_read(tmp_path):
     """Cloning reads neither the discount nor the temperature; the critic's runs read the one, cloning by M the other."""
     for seed, value in (1, 0.9), (2, 0.5):
-        write_result(tmp_path / "x", "a", seed, [5.0], [1], CLONING, **CLONED, discount=value, temperature=value)
+        fields = {"discount": value, "temperature": value, "bound_targets": seed > 1}
+        write_result(tmp_path / "x", "a", seed, [5.0], [1], CLONING, **CLONED, **fields)
     assert "| behaviour cloning | 50 | 1, 2 | 5.0 |" in run_script("benchmark/report.py", str(tmp_path)).stdout
     reads = {"discount": CLONED | {"q_weight": 1.0}, "temperature": CLONED | {"weighting": "morse"}, "tau": {}, "kernel": {}}
-    reads["actor_learning_rate"] = CLONED
+    reads |= {"actor_learning_rate": CLONED, "bound_targets": {}}
     for name, args in reads.items():
         for seed in 1, 2:
             write_result(tmp_path / name, "a", seed, [5.0], [1], MORSE, **args, **{name: seed})
@@ -231,11 +233,14 @@ def test_film(pointmaze, tmp_path, monkeypatch):
     shown = []
     play = film.film
     monkeypatch.setattr(film, "film", lambda *args: shown.append(args) or play(*args))
+    played = []
+    monkeypatch.setattr(td3_bst, "evaluate", lambda _, __, seeds, ___: played.extend(seeds) or (np.zeros(3),) * 3)
+    td3_bst.main(td3_bst.parse_args(["--evaluate", str(run)]))
     write()
     film.main(str(run), pictures=4)
     assert (run / "film.png").stat().st_size > 1000
     ((env, policy, seed, steps),) = shown
-    assert steps.tolist() == [0, 100, 200, 300] and seed == np.random.SeedSequence(4).generate_state(3)[1]
+    assert steps.tolist() == [0, 100, 200, 300] and seed == played[1]  # an evaluation's own
     pictures, length = play(env, policy, seed, steps)
     assert len(pictures) == 4 and length == 300
     obs, _ = env.reset(seed=seed)
@@ -249,6 +254,7 @@ def test_film(pointmaze, tmp_path, monkeypatch):
     for changes, message in (
         ({"terminations": [False] * 3}, "no episode .* reached a goal"),
         ({"lengths": [7, 200, 300]}, "took 300 steps, not 200"),
+        ({"step": 1}, "not finished"),
     ):
         write(**changes)
         with pytest.raises(SystemExit, match=message):

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import td3_bst
 import torch
-from td3_bst import Args, make_agent, repeat, resolve, sample, update
+from td3_bst import Args, make_agent, repeat, resolve, return_bounds, sample, update
 
 GENERATOR = SimpleNamespace(device=SimpleNamespace(type="cuda"))
 
@@ -97,14 +97,14 @@ def test_graph_and_eager_learn_alike():
     obs, action = torch.randn(10_000, 11, device=device), torch.rand(10_000, 3, device=device) * 2 - 1
     data = {"observations": obs, "actions": action, "rewards": (obs[:, :3] * action).sum(1), "next_observations": obs.flip(0)}
     data["terminations"] = torch.zeros(10_000, device=device)
-    losses = {}
+    losses, bounds = {}, return_bounds(data, args.discount)
     for name in ("eager", "graph"):
         torch.manual_seed(1)
         agent, generator = make_agent(11, 3, args, device), torch.Generator(device).manual_seed(1)
-        steps = repeat(lambda: update(agent, data, args, generator), generator)
+        steps = repeat(lambda: update(agent, data, args, generator, bounds), generator)
         values, started = [], time.time()
         for _ in range(1000 // args.policy_frequency):
-            metrics = next(steps) if name == "graph" else update(agent, data, args, generator)
+            metrics = next(steps) if name == "graph" else update(agent, data, args, generator, bounds)
             values.append(torch.stack([metrics["loss/critic"], metrics["loss/actor"]]))
         losses[name] = torch.stack(values).mean(0)
         print(f"{name}: {1000 / (time.time() - started):.0f} steps/s, loss of critic and policy {losses[name].tolist()}")

@@ -196,6 +196,17 @@ def test_resume_refuses_other_arguments(run):
             main(parse_args(["--resume", str(run), *changed]))
 
 
+def test_resume_refuses_a_run_of_an_older_version(run, tmp_path):
+    """Its record lacks an argument, whose default need not be what the run did. Its policy can be evaluated."""
+    old = shutil.copytree(run, tmp_path / "old")
+    record = json.loads((old / "args.json").read_text())
+    del record["args"]["tau"]
+    (old / "args.json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match="of a version without tau; .*start a new run"):
+        parse_args(["--resume", str(old)])
+    parse_args(["--evaluate", str(old)])
+
+
 def test_resume_keeps_the_runs_own_record(pointmaze, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["td3_bst.py", "--the", "first command"])
     run = train(pointmaze, tmp_path)
