@@ -28,9 +28,11 @@ def film(env, policy, seed, steps):
     rows, columns = np.shape(env.unwrapped.maze.maze_map)
     camera = mujoco.MjvCamera()
     camera.distance, camera.elevation, camera.azimuth = rows * env.unwrapped.maze.maze_size_scaling, -90, 90
+    model = env.unwrapped.model
+    model.geom_rgba[model.geom_bodyid > 0] = 0, 0, 1, 1  # what moves is blue
     pictures, length, done = [], 0, False
     obs, _ = env.reset(seed=seed)
-    with mujoco.Renderer(env.unwrapped.model, WIDTH * rows // columns, WIDTH) as renderer:
+    with mujoco.Renderer(model, WIDTH * rows // columns, WIDTH) as renderer:
         while True:
             if length in steps:
                 renderer.update_scene(env.unwrapped.data, camera)
@@ -41,7 +43,7 @@ def film(env, policy, seed, steps):
             length, done = length + 1, terminated or truncated
 
 
-def main(run: tyro.conf.Positional[str], pictures: int = 8):
+def main(run: tyro.conf.Positional[str], pictures: int = 6):
     """Write RUN/film.png.
 
     Args:
@@ -58,7 +60,7 @@ def main(run: tyro.conf.Positional[str], pictures: int = 8):
     if not info["is_maze"] or not any(last["terminations"]):
         sys.exit(f"error: no episode of the last evaluation of {run} reached a goal in a maze; pass another run")
     if last["step"] != args["total_timesteps"]:
-        sys.exit(f"error: {run} is not finished, and its policy is no longer that of its last evaluation; go on with it first")
+        sys.exit(f"error: {run} is not finished, so its policy is not that of its last evaluation; --resume it first")
     episode = last["terminations"].index(True)
     steps = np.linspace(0, last["lengths"][episode], pictures).astype(int)
     seed = np.random.SeedSequence(args["seed"]).generate_state(len(last["lengths"]))[episode]
@@ -68,14 +70,14 @@ def main(run: tyro.conf.Positional[str], pictures: int = 8):
     with td3_bst.explain("the episode cannot be filmed", "without a screen set MUJOCO_GL to egl (a GPU) or osmesa"):
         shown, length = film(env, td3_bst.make_policy(actor, info), int(seed), steps)
     if length != last["lengths"][episode]:
-        sys.exit(f"error: the episode took {length} steps, not {last['lengths'][episode]}: were its packages other versions?")
+        sys.exit(f"error: the episode took {length} steps, not {last['lengths'][episode]}; run with the run's packages")
     figure = Figure(figsize=(2.5 * pictures, 3), layout="constrained")
     title = f"{record['dataset_id']}, {report.method(record).replace('`', '')}, after {last['step']:,} steps"
     figure.suptitle(f"{title}: episode {episode + 1} of {len(last['lengths'])}")
     for axes, picture, step in zip(figure.subplots(1, pictures), shown, steps):
         axes.imshow(picture)
         axes.set(title=f"step {step}", xticks=[], yticks=[])
-    figure.savefig(Path(run) / "film.png", dpi=100)
+    figure.savefig(Path(run) / "film.png", dpi=150)
     print(Path(run) / "film.png")
 
 
