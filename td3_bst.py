@@ -750,7 +750,7 @@ def train(agent, data, args, generator, done, after_step):
     """Both phases, each from the step that `done` says, calling after_step(phase, step, metrics)."""
     if args.weighting == "morse":
         train_morse(agent, data, args, generator, done["morse"], after_step)
-    bounds = return_bounds(data, args.discount) if args.bound_targets else None
+    bounds = return_bounds(data, args.discount) if args.bound_targets and args.q_weight > 0 else None
     if bounds is not None:
         print("critic targets are kept from {:.6g} to {:.6g}".format(*bounds), flush=True)
     updates = repeat(lambda: update(agent, data, args, generator, bounds), generator)
