@@ -21,17 +21,20 @@ import numpy as np
 import tyro
 from matplotlib.figure import Figure
 
-RUNNING = set("--env-id --seed --exp-name --runs-dir --total-timesteps --eval-freq --eval-episodes".split())
-RUNNING |= {"--device", "--num-eval-envs", "--log-freq"}
-FREE = {"seed", "exp_name", "runs_dir", "device", "num_eval_envs", "log_freq", "eval_freq", "resume"}  # within a row
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import iql_bst
+import morse_only
+import td3_bst
+
+RUNNING = set("env_id seed exp_name runs_dir total_timesteps eval_freq device num_eval_envs log_freq resume save".split())
+BEFORE = {"bound_targets": False}  # what runs did that are older than the field
 BOUNDS = {"random": "random policy", "planner": "the data's planner without noise"}
-NAMED = {"--weighting", "--q-weight", "--policy-extraction"}  # flags that `method` puts into words
-KERNEL = {"--kernel", "--kernel-scale-factor", "--distances"}  # in other columns, or of no interest
+KERNEL = {"kernel", "kernel_scale_factor", "distances"}  # in other columns, or of no interest
 METHODS = ("behaviour cloning", "Morse-weighted behaviour cloning", "TD3+BC", "IQL", "IQL-BST", "TD3-BST")
 LEGEND = """A score is the mean over seeds of the last evaluation's, never the best one's: the success rate in mazes,
 in percent, else the normalised return, or the return where there are no reference scores. In brackets is its 95%
 bootstrap interval, too narrow where seeds are few. The tables of methods have those without further flags, the last table
-every row; flags are those of a row's command, and what it leaves out is in the `args` of its results.json. Datasets
+every row; flags are what a row's runs had other than today's defaults, and its command is of its commit. Datasets
 whose name begins with `td3-bst/` are **recreated**. An empty cell has not been measured. Curves are means over seeds,
 their bands run from the lowest seed to the highest."""
 PEERS = Path(__file__).with_name("peers.csv")
@@ -57,25 +60,37 @@ GROUPS = {  # title: pattern of its dataset ids, pattern of their names in peers
 # ---------------------------------------------------------------- runs
 
 def method(record):
-    """What a run's arguments make of its script, with the flags of its command that change the algorithm."""
-    args, words = record["args"], shlex.split(record["command"])[2:]
+    """What a run's arguments make of its script, with those that are not today's defaults as flags."""
+    args = record["args"]
     if args["exp_name"] in BOUNDS:
         return BOUNDS[args["exp_name"]]
+    script = iql_bst if "policy_extraction" in args else td3_bst
     if args.get("policy_extraction") == "awr":
         name = "IQL"
     elif not args["q_weight"]:
         name = "Morse-weighted behaviour cloning" if args["weighting"] == "morse" else "behaviour cloning"
-    elif "policy_extraction" in args:
+    elif script is iql_bst:
         name = "IQL-BST" if args["weighting"] == "morse" else "IQL's critics, constant weight"
     else:
         name = "TD3-BST" if args["weighting"] == "morse" else "TD3+BC"
-    return " ".join([name, *shown_flags(words, RUNNING | NAMED)])
+    hidden = unread(args) | {"weighting", "policy_extraction"} | (set() if args["q_weight"] else {"q_weight"})
+    return " ".join([name, *flags(args, script, hidden)])
 
 
-def shown_flags(words, hidden):
-    """The flags of a command's words with their values, each in backquotes, but for those whose name is hidden."""
-    flags = re.split(r" (?=--)", " ".join(words))
-    return [f"`{flag}`" for flag in flags if flag and flag.partition(" ")[0] not in hidden]
+def flags(args, script, hidden):
+    """The flags, in backquotes, that give today's script these arguments, but for those that are hidden."""
+    defaults, found = vars(script.resolve(script.Args(env_id=args["env_id"]))), []
+    for name, value in (args | {name: BEFORE[name] for name in BEFORE.keys() & defaults.keys() - args.keys()}).items():
+        default, flag = defaults.get(name), name.replace("_", "-")
+        values = list(value) if isinstance(value, (list, tuple)) else [value]
+        if name in RUNNING | hidden or values == (list(default) if isinstance(default, tuple) else [default]):
+            continue
+        if isinstance(getattr(script.Args, name, None), bool):  # a switch
+            found.append(f"`--{flag}`" if value else f"`--no-{flag}`")
+        else:
+            words = (f"{x:g}" if isinstance(x, float) else str(x) for x in values)
+            found.append(f"`--{flag} {' '.join(words)}`")
+    return found
 
 
 def last(record):
@@ -95,11 +110,12 @@ def last_tenth(record):
 
 def unread(args):
     """Names of those arguments that the policy does not depend on, such as cloning's discount: defaults may change."""
-    names = set()
-    if args.get("weighting") == "constant" or args.get("policy_extraction") == "awr":
+    names = set() if args["weighting"] == "constant" else {"constant_weight"}
+    if args["weighting"] == "constant" or args.get("policy_extraction") == "awr":
         names |= {name for name in args if re.match("morse_|num_uniform|uniform_|kernel|rq_|temperature|detach_", name)}
-    if args.get("q_weight") == 0 and args.get("policy_extraction") != "awr":
-        names |= {name for name in args if re.match("discount|reward_|bound_|critic_|tau|policy_noise|noise_clip", name)}
+    if args["q_weight"] == 0 and args.get("policy_extraction") != "awr":
+        critics = "discount|reward_|bound_|critic_|tau|policy_noise|noise_clip"
+        names |= {name for name in args | BEFORE if re.match(critics, name)}
     return names
 
 
@@ -112,11 +128,9 @@ def rows_of(records):
         rows.setdefault((dataset, method(record), last(record)["step"]), []).append(record)
     for (dataset, name, _), runs in rows.items():
         seeds = [run["args"]["seed"] for run in runs]
-        shared = set.intersection(*(set(run["args"]) for run in runs))  # a later version may have more
-        shared -= FREE | unread(runs[0]["args"])
-        others = [{key: run["args"][key] for key in shared} for run in runs]
-        if len(set(seeds)) < len(seeds) or any(args != others[0] for args in others):
-            wrong = "have a seed twice" if len(set(seeds)) < len(seeds) else "differ in more than their seed"
+        totals = {run["args"].get("total_timesteps") for run in runs}
+        if len(set(seeds)) < len(seeds) or len(totals) > 1:
+            wrong = "have a seed twice" if len(totals) == 1 else f"were to have {totals} steps"
             sys.exit(f"error: runs of {name} on {dataset}, seeds {seeds}, {wrong}; move those that should not count away")
     return dict(sorted(rows.items(), key=lambda row: (row[0][0], -row[0][2], row[0][1])))
 
@@ -312,7 +326,7 @@ def certainties(records):
         values = [study["certainty"]["held-out data"], *map(study["certainty at distance"].get, distances)]
         values += [study["certainty"][name] for name in others] + [study["AUROC against"][name] for name in others]
         kernel = f"{args['kernel'].upper()}, {args['kernel_scale_factor']:g} k"
-        kernel = " ".join([kernel, *shown_flags(shlex.split(record["command"])[2:], RUNNING | KERNEL)])
+        kernel = " ".join([kernel, *flags(args, morse_only, KERNEL)])
         lines.append([record["dataset_id"], kernel, *("" if value is None else f"{value:.2f}" for value in values)])
     return markdown(lines)
 

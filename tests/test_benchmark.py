@@ -18,7 +18,7 @@ MORSE = "python td3_bst.py --env-id td3-bst/x-v0 --seed {} --total-timesteps 100
 def write_result(folder, name, seed, scores, lengths, command, dataset="td3-bst/x-v0", commit="", **args):
     defaults = {"weighting": "morse", "q_weight": 1.0, "temperature": 0.5}
     defaults |= {"kernel_scale_factor": 0.5, "dataset_fraction": 1.0}
-    args = defaults | {"seed": seed, "exp_name": name} | args
+    args = defaults | {"env_id": dataset, "seed": seed, "exp_name": name} | args
     evaluations = [
         {"step": 50 * (i + 1), "last": i == len(scores) - 1, "score": score, "return_mean": i, "lengths": lengths}
         for i, score in enumerate(scores)
@@ -29,11 +29,18 @@ def write_result(folder, name, seed, scores, lengths, command, dataset="td3-bst/
     (folder / f"{name}{seed}" / "results.json").write_text(json.dumps(record))
 
 
+def tables(capsys, folder, **options):
+    """What report.py prints for these runs, in this process: PyTorch takes seconds to import."""
+    capsys.readouterr()
+    report.main(str(folder), **options)
+    return capsys.readouterr().out
+
+
 def test_report(tmp_path):
     """The last evaluation counts, not the best; seeds of one method share a row; other flags make another row."""
     write_result(tmp_path, "a", 2, [99.0, 50.0], [10, 30], MORSE)
     write_result(tmp_path, "a", 1, [10.0, 70.0], [20, 20], MORSE)
-    write_result(tmp_path, "b", 1, [40.0, 40.0], [5], MORSE + " --temperature 2")
+    write_result(tmp_path, "b", 1, [40.0, 40.0], [5], MORSE + " --temperature 2", temperature=2.0)
     cloning = MORSE + " --weighting constant --q-weight 0"
     write_result(tmp_path, "c", 1, [0.0, None], [5], cloning, weighting="constant", q_weight=0.0)
     iql = MORSE.replace("td3_bst", "iql_bst")
@@ -54,7 +61,7 @@ CLONING = MORSE + " --weighting constant --q-weight 0"
 CLONED = {"weighting": "constant", "q_weight": 0.0}
 
 
-def test_scores_page(tmp_path):
+def test_scores_page(tmp_path, capsys):
     """Last scores and those of the last tenth, intervals, a column per method, published scores, empty cells."""
     maze, hopper = "td3-bst/pointmaze-x-v0", "data/hopper_medium-v2.hdf5"
     for seed, (bst, bc) in enumerate([(90, 50), (70, 10)], 1):
@@ -63,11 +70,12 @@ def test_scores_page(tmp_path):
         write_result(tmp_path, "c", seed, [33.3 + seed], [1], MORSE, f"/home/{seed}/{hopper}")
     for fraction, end in (0.1, 10), (0.5, 50):
         command = f"{MORSE} --dataset-fraction {fraction}"
-        write_result(tmp_path, f"d{fraction}", 1, [end], [1], command, "td3-bst/antmaze-y-v0", dataset_fraction=fraction)
+        fields = {"dataset_fraction": fraction, "temperature": 1.0, "bound_targets": True}
+        write_result(tmp_path, f"d{fraction}", 1, [end], [1], command, "td3-bst/antmaze-y-v0", **fields)
     write_result(tmp_path, "e", 1, [None], [1], MORSE, "mujoco/ant/expert-v0", total_timesteps=100)
     write_result(tmp_path, "f", 1, [1.0], [1], MORSE, "D4RL/pointmaze/umaze-v2")
     out = tmp_path / "out"
-    run_script("benchmark/report.py", str(tmp_path), "--out", str(out))
+    tables(capsys, tmp_path, out=str(out))
     page = (out / "scores.md").read_text()
     assert f"| {maze} | 1,000 | 30.0 [10.0, 50.0] | 80.0 [70.0, 90.0] |" in page
     assert "| behaviour cloning | 1 | 2 | 30.0 [10.0, 50.0] | 30.0 [10.0, 50.0] | 1.00 [1.00, 1.00] |" in page
@@ -89,34 +97,56 @@ def test_scores_page(tmp_path):
     assert "profiles-minari-mujoco" not in drawn
 
 
-def test_runs_that_are_no_row(tmp_path):
-    """The same seed twice, or another argument in the same row, is an error; another evaluation interval is not."""
+def test_runs_that_are_no_row(tmp_path, capsys):
+    """The same seed twice, or another total of steps in the same row, is an error; another evaluation interval is not."""
     write_result(tmp_path / "x", "a", 1, [1.0, 2.0], [1], MORSE)
     write_result(tmp_path / "x", "a", 2, [4.0], [1], MORSE)
     (tmp_path / "x/a2/results.json").write_text((tmp_path / "x/a2/results.json").read_text().replace("50", "100"))
-    assert "| td3-bst/x-v0 | TD3-BST | 100 | 1, 2 | 3.0 | 2, 4 | 3 |" in run_script("benchmark/report.py", str(tmp_path)).stdout
+    assert "| td3-bst/x-v0 | TD3-BST | 100 | 1, 2 | 3.0 | 2, 4 | 3 |" in tables(capsys, tmp_path)
     write_result(tmp_path / "y", "a", 1, [1.0, 3.0], [1], MORSE)
-    process = run_script("benchmark/report.py", str(tmp_path), ok=False)
-    assert process.returncode == 1 and "have a seed twice" in process.stderr
+    with pytest.raises(SystemExit, match="have a seed twice"):
+        report.main(str(tmp_path))
     shutil.rmtree(tmp_path / "y")
-    write_result(tmp_path / "y", "a", 3, [1.0, 3.0], [1], MORSE, temperature=7.0)
-    process = run_script("benchmark/report.py", str(tmp_path), ok=False)
-    assert process.returncode == 1 and "differ in more than their seed" in process.stderr
+    write_result(tmp_path / "y", "a", 3, [1.0, 3.0], [1], MORSE, total_timesteps=300)
+    with pytest.raises(SystemExit, match="were to have .*300"):
+        report.main(str(tmp_path))
 
 
-def test_a_row_may_differ_in_what_its_method_does_not_read(tmp_path):
+def test_flags_are_what_differs_from_todays_defaults(tmp_path, capsys):
+    """Whatever the command was: a default that has changed since shows in older runs, one written out does not."""
+    fields = {"temperature": 1.0, "normalize_obs": False, "actor_hidden_dims": [256, 256, 256], "bound_targets": True}
+    command = MORSE + " --temperature 1"
+    changes = {
+        "": {"device": "cuda", "eval_freq": 7},
+        " `--normalize-obs True`": {"normalize_obs": True},
+        " `--temperature 0.5` `--actor-hidden-dims 64`": {"temperature": 0.5, "actor_hidden_dims": [64]},
+        " `--no-detach-weight` `--no-such-field 3`": {"detach_weight": False, "no_such_field": 3},
+        " `--q-weight 2`": {"q_weight": 2.0},
+    }
+    for number, change in enumerate(changes.values()):
+        write_result(tmp_path, f"run{number}", 1, [5.0], [1], command, "td3-bst/antmaze-x-v0", **fields | change)
+    old = {name: fields[name] for name in fields if name != "bound_targets"}  # of before there was such a field
+    write_result(tmp_path, "old", 1, [5.0], [1], command, "td3-bst/antmaze-x-v0", **old)
+    write_result(tmp_path, "iql", 1, [5.0], [1], MORSE, "td3-bst/pointmaze-x-v0", policy_extraction="bst")
+    out = tables(capsys, tmp_path)
+    assert out.count("| TD3-BST") == 6 and "| IQL-BST | 50 |" in out
+    for flags in [*changes, " `--bound-targets False`"]:
+        assert f"| TD3-BST{flags} | 50 |" in out, out
+
+
+def test_a_row_may_differ_in_what_its_method_does_not_read(tmp_path, capsys):
     """Cloning reads neither the discount nor the temperature; the critic's runs read the one, cloning by M the other."""
     for seed, value in (1, 0.9), (2, 0.5):
-        fields = {"discount": value, "temperature": value, "bound_targets": seed > 1}
-        write_result(tmp_path / "x", "a", seed, [5.0], [1], CLONING, **CLONED, **fields)
-    assert "| behaviour cloning | 50 | 1, 2 | 5.0 |" in run_script("benchmark/report.py", str(tmp_path)).stdout
+        fields = {"discount": value, "temperature": value} | ({"bound_targets": True} if seed > 1 else {})
+        write_result(tmp_path / "x", "a", seed, [5.0], [1], CLONING, "td3-bst/antmaze-x-v0", **CLONED, **fields)
+    assert "| behaviour cloning | 50 | 1, 2 | 5.0 |" in tables(capsys, tmp_path)
     reads = {"discount": CLONED | {"q_weight": 1.0}, "temperature": CLONED | {"weighting": "morse"}, "tau": {}, "kernel": {}}
     reads |= {"actor_learning_rate": CLONED, "bound_targets": {}}
     for name, args in reads.items():
         for seed in 1, 2:
-            write_result(tmp_path / name, "a", seed, [5.0], [1], MORSE, **args, **{name: seed})
-        process = run_script("benchmark/report.py", str(tmp_path / name), ok=False)
-        assert process.returncode == 1 and "differ in more than their seed" in process.stderr, name
+            write_result(tmp_path / name, "a", seed, [5.0], [1], MORSE, **args, **{name: seed + 1})
+        out = tables(capsys, tmp_path / name)
+        assert all(f"`--{name.replace('_', '-')} {seed + 1}` | 50 | {seed} |" in out for seed in (1, 2)), out
 
 
 def test_statistics():
@@ -138,16 +168,16 @@ def test_statistics():
 
 
 @pytest.mark.parametrize("page, runs", [("README.md", "runs"), ("benchmark/antmaze.md", "antmaze")])
-def test_tables_are_those_of_the_committed_results(tmp_path, page, runs):
+def test_tables_are_those_of_the_committed_results(tmp_path, capsys, page, runs):
     copy = tmp_path / "page.md"
     shutil.copy(ROOT / page, copy)
-    run_script("benchmark/report.py", str(ROOT / "benchmark/results" / runs), "--into", str(copy))
+    tables(capsys, ROOT / "benchmark/results" / runs, into=str(copy))
     assert copy.read_text() == (ROOT / page).read_text()
 
 
-def test_the_score_page_is_that_of_the_committed_results(tmp_path):
+def test_the_score_page_is_that_of_the_committed_results(tmp_path, capsys):
     committed = ROOT / "benchmark/results"
-    run_script("benchmark/report.py", str(committed), "--out", str(tmp_path))
+    tables(capsys, committed, out=str(tmp_path))
     assert (tmp_path / "scores.csv").read_text() == (committed / "scores.csv").read_text()
     new, old = ((folder / "scores.md").read_text().partition("A score is") for folder in (tmp_path, committed))
     assert new[1:] == old[1:] and old[2]
@@ -155,7 +185,7 @@ def test_the_score_page_is_that_of_the_committed_results(tmp_path):
         assert (committed / name).exists()
 
 
-def test_report_of_morse_networks(tmp_path):
+def test_report_of_morse_networks(tmp_path, capsys):
     """Percent at a mode and certainties are means over seeds and columns in the order of the run."""
     words = {"objective": "uncertainty alone", "kernel": "rbf", "factor": 0.5}
     for seed, share in (1, 0.5), (2, 0.9):
@@ -165,7 +195,7 @@ def test_report_of_morse_networks(tmp_path):
     study = {"certainty": {"held-out data": 0.9, "uniform actions": 0.1, "actions of other states": 0.6}}
     study |= {"certainty at distance": {"0.5": 0.7}, "AUROC against": {"uniform actions": 0.99, "actions of other states": 0.8}}
     write_morse(tmp_path, "maze", study)
-    out = run_script("benchmark/report.py", str(tmp_path)).stdout
+    out = tables(capsys, tmp_path)
     assert "| 2 seeds, mu = 0.25 / 1 | RBF, 0.5 k |" in out and "| behaviour cloning | 0 |" in out
     assert "| uncertainty alone | 25 / 70 |" in out
     assert "| maze | RQ, 2 k `--num-uniform 4` | 0.90 | 0.70 | 0.60 | 0.10 | 0.80 | 0.99 |" in out
@@ -174,7 +204,8 @@ def test_report_of_morse_networks(tmp_path):
 def write_morse(folder, name, study):
     (folder / name).mkdir()
     command = "python morse_only.py --env-id maze --kernel rq --kernel-scale-factor 2 --num-uniform 4 --seed 1"
-    record = {"dataset_id": name, "args": {"kernel": "rq", "kernel_scale_factor": 2.0}, "morse": study, "command": command}
+    args = {"env_id": "maze", "kernel": "rq", "kernel_scale_factor": 2.0, "num_uniform": 4}
+    record = {"dataset_id": name, "args": args, "morse": study, "command": command}
     (folder / name / "results.json").write_text(json.dumps(record))
 
 
@@ -185,16 +216,17 @@ def test_report_that_cannot_be_made(tmp_path, text):
     if text:
         write_result(tmp_path, "a", 1, [1.0], [1], MORSE)
     process = run_script("benchmark/report.py", str(tmp_path), "--into", str(page), ok=False)
-    assert process.returncode == 1 and process.stderr.startswith("error: ") and "Traceback" not in process.stderr
+    error = process.stderr.splitlines()[-1]
+    assert process.returncode == 1 and error.startswith("error: ") and "Traceback" not in process.stderr
     assert page.read_text() == str(text)
 
 
-def test_random_policy(pointmaze, tmp_path):
+def test_random_policy(pointmaze, tmp_path, capsys):
     run_script("benchmark/random_policy.py", "--env-id", pointmaze, "--runs-dir", str(tmp_path))
     (file,) = tmp_path.glob("*/results.json")
     (entry,) = json.loads(file.read_text())["evaluations"]
     assert len(entry["returns"]) == 100 and entry["score"] == sum(entry["terminations"]) < 75
-    assert "random policy" in run_script("benchmark/report.py", str(tmp_path)).stdout
+    assert "random policy" in tables(capsys, tmp_path)
 
 
 class Camera:
