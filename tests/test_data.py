@@ -21,7 +21,8 @@ MAZE_SPACE = gym.spaces.Dict({"observation": box(2), "achieved_goal": box(2), "d
 
 
 def load(env_id, **kwargs):
-    args = Args(env_id=env_id, **({"normalize_obs": False, "reward_shift": 0.0, "reward_scale": 1.0} | kwargs))
+    plain = {"normalize_obs": False, "goal_scale": 1.0, "reward_shift": 0.0, "reward_scale": 1.0}
+    args = Args(env_id=env_id, **(plain | kwargs))
     data, info = load_dataset(resolve(args), torch.device("cpu"))
     return {key: value.numpy() for key, value in data.items()}, info
 
@@ -114,6 +115,21 @@ def test_antmaze_goes_on_at_the_goal():
     np.testing.assert_array_equal(data["observations"][:, 0], [0, 1, 6])  # 5 -> 6 sees the goal move
     np.testing.assert_array_equal(data["terminations"], [0, 1, 1])
     np.testing.assert_array_equal(data["rewards"], [0, 1, 1])
+
+
+def test_goal_scale_multiplies_positions_and_goals_only():
+    """After the normalising; the policy sees it too, since the statistics of `info` hold it."""
+    one = maze_episode([0, 1, 2, 3], [9, 9, 9, 9], [0, 0, 0])
+    name = make_minari("test/antmaze-b-v0", [one], MAZE_SPACE, ACTIONS)
+    data, info = load(name, goal_scale=4.0)
+    np.testing.assert_array_equal(data["observations"][:, [0, 2, 4]], [[0, 36, 0], [4, 36, -1], [8, 36, -2]])
+    np.testing.assert_array_equal(data["next_observations"][:, [0, 2, 4]], [[4, 36, -1], [8, 36, -2], [12, 36, -3]])
+    np.testing.assert_array_equal(info["obs_std"], [0.25, 0.25, 0.25, 0.25, 1, 1])
+    data, info = load(name, goal_scale=4.0, normalize_obs=True)
+    deviation = np.std([0, 1, 2])
+    np.testing.assert_allclose(data["observations"][:, 0], 4 * np.array([-1, 0, 1]) / deviation, rtol=1e-6)
+    np.testing.assert_allclose(data["observations"][:, 4], np.array([1, 0, -1]) / deviation, rtol=1e-6)
+    np.testing.assert_allclose(info["obs_std"][[0, 4]], [deviation / 4, deviation], rtol=1e-6)
 
 
 def test_mazes_are_known_by_their_environment(pointmaze):

@@ -62,6 +62,7 @@ def test_nothing_on_the_list_is_stale():
 def test_scripts_train_the_same_morse_network(env_id):
     """For every domain the three fill the network's arguments alike."""
     filled = [vars(script.resolve(script.Args(env_id=env_id))) for script in (td3_bst, iql_bst, morse_only)]
-    names = [name for name in filled[2] if name.startswith(("morse_", "kernel", "rq_", "normalize_obs")) or "uniform" in name]
+    shared = ("morse_", "kernel", "rq_", "normalize_obs", "goal_scale")
+    names = [name for name in filled[2] if name.startswith(shared) or "uniform" in name]
     networks = [{name: arguments[name] for name in names} for arguments in filled]
-    assert networks[0] == networks[1] == networks[2] and len(names) == 10
+    assert networks[0] == networks[1] == networks[2] and len(names) == 11
