@@ -65,7 +65,7 @@ class Args:
     """share of the dataset's episodes to use, in (0, 1], drawn at random by seed"""
     normalize_obs: bool | None = None
     """whether to scale observations to mean 0 and deviation 1 (ours, as TD3+BC); the Morse network's are in any case"""
-    goal_scale: float | None = None
+    goal_scale: float = 1.0
     """multiplies where a maze's robot is and is to go, after the normalising; larger resolves places better (ours)"""
     runs_dir: str = "runs"
     """folder that the run's own folder is made in"""
@@ -127,13 +127,11 @@ class Args:
 
 # What fills the fields left unset: the row whose pattern is the first to be found in the dataset's name. All ours but a
 # uniform_weight of 1, the paper's.
-DOMAIN_FIELDS = (
-    "normalize_obs", "goal_scale", "morse_steps", "morse_hidden_dims", "morse_learning_rate", "uniform_weight",
-)
+DOMAIN_FIELDS = ("normalize_obs", "morse_steps", "morse_hidden_dims", "morse_learning_rate", "uniform_weight")
 DOMAINS = {
-    "toy": ("^four-modes$", True, 1.0, 2_000, (128, 128), 1e-3, 1.0),
-    "antmaze": ("antmaze", False, 1.0, 30_000, (256, 256, 256), 5e-4, 30.0),
-    "other": ("", True, 1.0, 20_000, (256, 256, 256), 1e-3, 1.0),
+    "toy": ("^four-modes$", True, 2_000, (128, 128), 1e-3, 1.0),
+    "antmaze": ("antmaze", False, 30_000, (256, 256, 256), 5e-4, 30.0),
+    "other": ("", True, 20_000, (256, 256, 256), 1e-3, 1.0),
 }
 DATA_KEYS = ("observations", "actions", "rewards", "next_observations", "terminations")
 

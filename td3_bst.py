@@ -88,7 +88,7 @@ class Args:
     # ---- data ----
     normalize_obs: bool | None = None
     """whether to scale observations to mean 0 and deviation 1 (ours, as TD3+BC); the Morse network's are in any case"""
-    goal_scale: float | None = None
+    goal_scale: float = 1.0
     """multiplies where a maze's robot is and is to go, after the normalising; larger resolves places better (ours)"""
     reward_shift: float | None = None
     """added to every reward of the data"""
@@ -159,13 +159,13 @@ class Args:
 # What fills the fields left unset: the row whose pattern is the first to be found in the dataset's name. The paper's is
 # a uniform_weight of 1; TD3+BC's are to normalise, a discount of 0.99, (256, 256) and 3e-4; the rest is ours.
 DOMAIN_FIELDS = (
-    "normalize_obs", "goal_scale", "discount", "reward_shift", "reward_scale", "bound_targets", "actor_hidden_dims",
+    "normalize_obs", "discount", "reward_shift", "reward_scale", "bound_targets", "actor_hidden_dims",
     "actor_learning_rate", "morse_steps", "morse_learning_rate", "uniform_weight", "temperature", "eval_episodes",
 )
-OTHER = (True, 1.0, 0.99, 0.0, 1.0, False, (256, 256), 3e-4, 20_000, 1e-3, 1.0, 0.5, 10)
+OTHER = (True, 0.99, 0.0, 1.0, False, (256, 256), 3e-4, 20_000, 1e-3, 1.0, 0.5, 10)
 DOMAINS = {
-    "antmaze": ("antmaze", False, 1.0, 0.998, 0.0, 10.0, True, (256, 256, 256), 1e-3, 30_000, 5e-4, 30.0, 1.0, 100),
-    "pointmaze": ("pointmaze", True, 1.0, 0.99, -1.0, 1.0, False, (256, 256), 3e-4, 20_000, 1e-3, 1.0, 0.5, 100),
+    "antmaze": ("antmaze", False, 0.998, 0.0, 10.0, True, (256, 256, 256), 1e-3, 30_000, 5e-4, 30.0, 1.0, 100),
+    "pointmaze": ("pointmaze", True, 0.99, -1.0, 1.0, False, (256, 256), 3e-4, 20_000, 1e-3, 1.0, 0.5, 100),
     "adroit": (r"\b(pen|door|hammer|relocate)\b", *OTHER),
     "locomotion": ("halfcheetah|hopper|walker2d|mujoco", *OTHER),
     "other": ("", *OTHER),
