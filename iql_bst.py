@@ -88,8 +88,9 @@ class Args:
 
     # ---- data ----
     normalize_obs: bool | None = None
-    """whether to scale observations to mean 0 and deviation 1 (ours, as TD3+BC); the Morse network's are in any case"""
+    """whether to scale observations to mean 0 and deviation 1 per dimension of the dataset (ours, as in TD3+BC)"""
     goal_scale: float = 1.0
+    """multiplies where a maze's robot is and is to go, after the normalising; larger resolves places better (ours)"""
     """multiplies where a maze's robot is and is to go, after the normalising; larger resolves places better (ours)"""
     reward_shift: float | None = None
     """added to every reward of the data"""
@@ -249,19 +250,16 @@ class MorseNetwork(nn.Module):
     """Uncertainty model over state-action pairs (Dherin et al. 2023; Srinivasan & Knottenbelt 2024).
 
     `forward` is f(s, a): (..., obs_dim), (..., action_dim) -> (..., action_dim), whose target is a itself.
-    `kernel_scale` is lambda, in units of 1 / action; unset, half the action dimension. `obs_mean` and `obs_std` are for
-    data that is not normalised: see `train_morse`."""
+    `kernel_scale` is lambda, in units of 1 / action; unset, half the action dimension."""
 
     def __init__(self, obs_dim, action_dim, hidden_dims=(256, 256, 256), kernel_scale=None, kernel="rbf", rq_shape=1.0):
         super().__init__()
         self.net = mlp(obs_dim + action_dim, *hidden_dims, action_dim)
-        self.register_buffer("obs_mean", torch.zeros(obs_dim))
-        self.register_buffer("obs_std", torch.ones(obs_dim))
         self.kernel_scale = action_dim / 2 if kernel_scale is None else kernel_scale
         self.kernel, self.rq_shape = kernel, rq_shape
 
     def forward(self, obs, action):
-        return self.net(torch.cat([(obs - self.obs_mean) / self.obs_std, action], -1))
+        return self.net(torch.cat([obs, action], -1))
 
     def neg_log_certainty(self, obs, action):
         """-log M(s, a) >= 0 in closed form, (...,): lambda^2 d^2 / 2 (rbf) or r log1p(lambda^2 d^2 / (2 r)) (rq)."""
@@ -694,7 +692,7 @@ def describe_morse(morse, info):
     """What must be equal for a Morse network's weights to mean the same: shapes, kernel, data, its normalisation."""
     dataset = info["dataset_id"]
     dataset = Path(dataset).name if dataset.endswith((".hdf5", ".h5")) else dataset  # wherever the file lies
-    facts = {"dataset": dataset, "shapes": [list(x.shape) for x in morse.state_dict().values()]}
+    facts = {"dataset": dataset, "shapes": [list(p.shape) for p in morse.parameters()]}
     facts |= {"kernel": [morse.kernel, morse.rq_shape if morse.kernel == "rq" else None, morse.kernel_scale]}
     facts |= {"action scale": [info[key].tolist() for key in ("action_low", "action_high")]}
     return facts | {"observation scale": [info[key].tolist() for key in ("obs_mean", "obs_std")]}
@@ -715,9 +713,7 @@ def load_morse(morse, info, path):
 
 
 def train_morse(agent, data, args, generator, start=0, after_step=lambda *_: None):
-    """Train `agent.morse` from step `start` to `args.morse_steps`, calling after_step("morse", step, metrics).
-
-    Observations that are not normalised are so inside of it, or it would not resolve what is small in them (ours)."""
+    """Train `agent.morse` from step `start` to `args.morse_steps`, calling after_step("morse", step, metrics)."""
 
     def update_morse():
         batch = sample(data, args.morse_batch_size, generator, ["observations", "actions"])
@@ -730,10 +726,6 @@ def train_morse(agent, data, args, generator, start=0, after_step=lambda *_: Non
         agent.morse_optimizer.step()
         return {name: value.detach() for name, value in metrics.items()}
 
-    if not args.normalize_obs:
-        std, mean = torch.std_mean(data["observations"], dim=0, correction=0)
-        agent.morse.obs_mean.copy_(mean)
-        agent.morse.obs_std.copy_(torch.where(std < 1e-3, 1.0, std))
     agent.morse.requires_grad_(True)
     updates = repeat(update_morse, generator)
     for step in range(start + 1, args.morse_steps + 1):

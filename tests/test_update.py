@@ -124,25 +124,6 @@ def test_morse_training_separates_data_from_uniform_actions():
     assert near > 0.9 and far < 0.1
 
 
-def test_morse_network_sees_observations_normalised_in_any_case():
-    """On data as it is, metres beside radians and a constant, it learns what it learns where the data is normalised."""
-    torch.manual_seed(0)
-    normal = torch.randn(500, 3, dtype=torch.float64)
-    normal = (normal - normal.mean(0)) / normal.std(0, correction=0)
-    raw = (normal * torch.tensor([9.0, 0.1, 1.0]) + torch.tensor([5.0, -1.0, 0.0])).float()
-    normal, raw = (torch.cat([x.float(), torch.full((500, 1), c)], 1) for x, c in ((normal, 0.0), (raw, 7.0)))
-    actions, certainties = torch.tanh(normal[:, :2]), []
-    for obs, is_normal in (normal, True), (raw, False), (raw, True):
-        args = resolve(Args(morse_steps=50, morse_hidden_dims=(32,), normalize_obs=is_normal))
-        torch.manual_seed(0)
-        agent = make_agent(4, 2, args, torch.device("cpu"))
-        data = {"observations": obs, "actions": actions, "rewards": torch.zeros(500)}
-        train_morse(agent, data, args, torch.Generator().manual_seed(0))
-        certainties.append(agent.morse.certainty(obs, actions))
-    torch.testing.assert_close(certainties[0], certainties[1], rtol=1e-3, atol=1e-3)
-    assert (certainties[0] - certainties[2]).abs().max() > 0.05
-
-
 def test_morse_network_is_frozen_after_its_training():
     """A policy loss that is called on its own puts no gradient on it either, whatever path its own gradient takes."""
     agent, data, args, generator = make(detach_weight=False)
