@@ -67,7 +67,6 @@ class Args:
     """whether to scale observations to mean 0 and deviation 1 per dimension of the dataset (ours, as in TD3+BC)"""
     goal_scale: float = 1.0
     """multiplies where a maze's robot is and is to go, after the normalising; larger resolves places better (ours)"""
-    """multiplies where a maze's robot is and is to go, after the normalising; larger resolves places better (ours)"""
     runs_dir: str = "runs"
     """folder that the run's own folder is made in"""
     save: str | None = None
