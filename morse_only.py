@@ -66,7 +66,7 @@ class Args:
     normalize_obs: bool | None = None
     """whether to scale observations to mean 0 and deviation 1 per dimension of the dataset (ours, as in TD3+BC)"""
     goal_scale: float = 1.0
-    """multiplies where a maze's robot is and is to go, after the normalising; larger resolves places better (ours)"""
+    """multiplies achieved and desired goals where observations have them, as in mazes, after the normalising (ours)"""
     runs_dir: str = "runs"
     """folder that the run's own folder is made in"""
     save: str | None = None

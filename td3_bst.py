@@ -89,7 +89,7 @@ class Args:
     normalize_obs: bool | None = None
     """whether to scale observations to mean 0 and deviation 1 per dimension of the dataset (ours, as in TD3+BC)"""
     goal_scale: float = 1.0
-    """multiplies where a maze's robot is and is to go, after the normalising; larger resolves places better (ours)"""
+    """multiplies achieved and desired goals where observations have them, as in mazes, after the normalising (ours)"""
     reward_shift: float | None = None
     """added to every reward of the data"""
     reward_scale: float | None = None

@@ -111,11 +111,13 @@ def last_tenth(record):
 
 def unread(args):
     """Names of those arguments that the policy does not depend on, such as cloning's discount: defaults may change."""
-    names = set() if args["weighting"] == "constant" else {"constant_weight"}
-    if args["weighting"] == "constant" or args.get("policy_extraction") == "awr":
+    is_awr = args.get("policy_extraction") == "awr"
+    names = set() if is_awr else {"inverse_temperature", "max_awr_weight"}
+    names |= {"constant_weight"} if is_awr or args["weighting"] == "morse" else set()
+    if args["weighting"] == "constant" or is_awr:
         names |= {name for name in args if re.match("morse_|num_uniform|uniform_|kernel|rq_|temperature|detach_", name)}
-    if args["q_weight"] == 0 and args.get("policy_extraction") != "awr":
-        critics = "discount|reward_|bound_|critic_|tau|policy_noise|noise_clip"
+    if args["q_weight"] == 0 and not is_awr:
+        critics = "discount|reward_|bound_|critic_|tau|policy_noise|noise_clip|value_|expectile|normalize_returns"
         names |= {name for name in args | BEFORE if re.match(critics, name)}
     return names
 

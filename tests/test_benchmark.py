@@ -1,6 +1,7 @@
 """The table that is made from results, and the random policy in it."""
 
 import csv
+import functools
 import json
 import re
 import shutil
@@ -135,12 +136,28 @@ def test_flags_are_what_differs_from_todays_defaults(tmp_path, capsys):
         assert f"| TD3-BST{flags} | 50 |" in out, out
 
 
+def test_fields_that_are_newer_than_a_run(tmp_path, capsys, monkeypatch):
+    """It did what there was before the field, whatever the default is now."""
+    monkeypatch.setattr(td3_bst.Args, "__init__", functools.partialmethod(td3_bst.Args.__init__, goal_scale=4.0))
+    write_result(tmp_path, "old", 1, [5.0], [1], MORSE)
+    write_result(tmp_path, "new", 1, [6.0], [1], MORSE, goal_scale=4.0)
+    out = tables(capsys, tmp_path)
+    assert "| TD3-BST `--goal-scale 1` | 50 | 1 | 5.0 |" in out and "| TD3-BST | 50 | 1 | 6.0 |" in out
+
+
 def test_a_row_may_differ_in_what_its_method_does_not_read(tmp_path, capsys):
     """Cloning reads neither the discount nor the temperature; the critic's runs read the one, cloning by M the other."""
     for seed, value in (1, 0.9), (2, 0.5):
         fields = {"discount": value, "temperature": value} | ({"bound_targets": True} if seed > 1 else {})
         write_result(tmp_path / "x", "a", seed, [5.0], [1], CLONING, "td3-bst/antmaze-x-v0", **CLONED, **fields)
     assert "| behaviour cloning | 50 | 1, 2 | 5.0 |" in tables(capsys, tmp_path)
+    for seed in 1, 2:
+        fields = {"policy_extraction": "awr", "weighting": "constant", "constant_weight": seed, "temperature": seed}
+        write_result(tmp_path / "awr", "a", seed, [5.0], [1], MORSE, **fields)
+        fields = CLONED | {"policy_extraction": "bst", "expectile": seed, "inverse_temperature": seed}
+        write_result(tmp_path / "bst", "a", seed, [5.0], [1], MORSE, **fields)
+    assert "| IQL | 50 | 1, 2 | 5.0 |" in tables(capsys, tmp_path / "awr")
+    assert "| behaviour cloning | 50 | 1, 2 | 5.0 |" in tables(capsys, tmp_path / "bst")
     reads = {"discount": CLONED | {"q_weight": 1.0}, "temperature": CLONED | {"weighting": "morse"}, "tau": {}, "kernel": {}}
     reads |= {"actor_learning_rate": CLONED, "bound_targets": {}}
     for name, args in reads.items():
