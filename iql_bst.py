@@ -90,7 +90,7 @@ class Args:
     normalize_obs: bool | None = None
     """whether to scale observations to mean 0 and deviation 1 per dimension of the dataset (ours, as in TD3+BC)"""
     goal_scale: float = 1.0
-    """multiplies achieved and desired goals where observations have them, as in mazes, after the normalising (ours)"""
+    """multiplies the achieved and desired goals that mazes have in their observations, after the normalising (ours)"""
     reward_shift: float | None = None
     """added to every reward of the data"""
     reward_scale: float = 1.0
@@ -574,6 +574,8 @@ def load_dataset(args, device):
     if isinstance(obs_space, gym.spaces.Dict):
         keys = np.repeat(list(obs_space), [gym.spaces.flatdim(part) for part in obs_space.values()])  # (obs_dim,)
         std[np.isin(keys, ("achieved_goal", "desired_goal"))] /= args.goal_scale
+    elif args.goal_scale != 1:
+        raise UserError(f"the observations of {dataset_id} have no goals for --goal-scale to scale; leave it out")
     for key in ("observations", "next_observations"):
         data[key].sub_(mean).div_(std)
     info = {"dataset_id": dataset_id, "obs_mean": mean, "obs_std": std, "action_low": low, "action_high": high}

@@ -136,6 +136,16 @@ def test_observation_spaces():
         load(make_minari("bad/observation-v0", [one], gym.spaces.Discrete(5), ACTIONS))
 
 
+def test_goal_scale_without_goals(tmp_path):
+    for name in (
+        write_hdf5(tmp_path / "a.hdf5", 8, timeouts=np.arange(8) == 7),
+        make_minari("bad/goalless-v0", [episode(0, 3)], box(2), ACTIONS),
+    ):
+        load(name, goal_scale=1.0)
+        with pytest.raises(UserError, match=f"{name} have no goals for --goal-scale"):
+            load(name, goal_scale=4.0)
+
+
 def test_empty_dataset():
     with pytest.raises(UserError, match="is empty"):
         load(make_minari("bad/empty-v0", [], box(2), ACTIONS))
