@@ -541,7 +541,7 @@ def load_dataset(args, device):
     Returns `data`, float32 tensors on the device: observations and next_observations (N, obs_dim), normalised if so
     asked; actions (N, k) in [-1, 1]; rewards (N,), shifted and scaled; terminations (N,), 1 where nothing follows. And
     `info`: the dataset's id, observation statistics (obs_dim,), action bounds (k,), the evaluation environment's spec
-    as JSON (None: there is none), whether it is a maze, the returns that score 0 and 100 (None: unknown)."""
+    as JSON (None: there is none), whether it is a maze, the returns that score 0 and 100 (None: unknown), and N."""
     if args.env_id.endswith((".hdf5", ".h5")) or args.env_id in LOCOMOTION:
         robot_env_id, *ref_scores = LOCOMOTION.get(args.env_id, (None, None, None))
         dataset_id = str(locate_locomotion(args.env_id) if robot_env_id else args.env_id)
@@ -580,7 +580,7 @@ def load_dataset(args, device):
         data[key].sub_(mean).div_(std)
     info = {"dataset_id": dataset_id, "obs_mean": mean, "obs_std": std, "action_low": low, "action_high": high}
     info |= {"env_spec": env.spec.to_json() if env else None, "is_maze": bool(env and "maze_map" in env.spec.kwargs)}
-    return data, info | {"ref_scores": ref_scores}
+    return data, info | {"ref_scores": ref_scores, "transitions": len(data["rewards"])}
 
 
 def normalize_returns(data):
@@ -693,7 +693,8 @@ def describe_morse(morse, info):
     """What must be equal for a Morse network's weights to mean the same: shapes, kernel, data, its normalisation."""
     dataset = info["dataset_id"]
     dataset = Path(dataset).name if dataset.endswith((".hdf5", ".h5")) else dataset  # wherever the file lies
-    facts = {"dataset": dataset, "shapes": [list(p.shape) for p in morse.parameters()]}
+    facts = {"dataset": dataset, "number of transitions": info["transitions"]}
+    facts |= {"shapes": [list(p.shape) for p in morse.parameters()]}
     facts |= {"kernel": [morse.kernel, morse.rq_shape if morse.kernel == "rq" else None, morse.kernel_scale]}
     facts |= {"action scale": [info[key].tolist() for key in ("action_low", "action_high")]}
     return facts | {"observation scale": [info[key].tolist() for key in ("obs_mean", "obs_std")]}

@@ -143,7 +143,8 @@ def test_a_saved_network_is_taken_as_it_is(script, saved, pointmaze, tmp_path, m
         ({"kernel": "rq"}, "kernel"),
         ({"kernel_scale_factor": 2.0}, "kernel"),
         ({"morse_hidden_dims": (16,)}, "shapes"),
-        ({"dataset_fraction": 0.5}, "observation scale"),
+        ({"dataset_fraction": 0.5}, "number of transitions"),
+        ({"normalize_obs": False}, "observation scale"),
     ],
 )
 def test_a_saved_network_of_another_kind_is_refused(kwargs, name, saved, pointmaze, tmp_path):
@@ -154,7 +155,7 @@ def test_a_saved_network_of_another_kind_is_refused(kwargs, name, saved, pointma
 def test_a_saved_network_of_another_dataset_is_refused(saved):
     facts = torch.load(saved[1])["facts"]
     info = {"dataset_id": "another", "obs_mean": torch.zeros(8), "obs_std": torch.ones(8)}
-    info |= {"action_low": -torch.ones(2), "action_high": torch.ones(2)}
+    info |= {"action_low": -torch.ones(2), "action_high": torch.ones(2), "transitions": 9}
     assert facts["dataset"] == "td3-bst/pointmaze-umaze-v0"
     with pytest.raises(UserError, match="is of another dataset: td3-bst/pointmaze-umaze-v0, here another"):
         td3_bst.load_morse(td3_bst.MorseNetwork(8, 2, (32,)), info, saved[1])
@@ -164,7 +165,7 @@ def test_what_makes_another_network(saved):
     """Bounds of the actions do, rounding of the observations' scale does not, nor where an HDF5 file lies."""
     morse = morse_only.MorseNetwork(3, 2, (4,))
     info = {"dataset_id": "here/a.hdf5", "obs_mean": torch.zeros(3), "obs_std": torch.ones(3)}
-    info |= {"action_low": -torch.ones(2), "action_high": torch.ones(2)}
+    info |= {"action_low": -torch.ones(2), "action_high": torch.ones(2), "transitions": 9}
     path = saved[1].with_name("mine.pt")
     torch.save({"facts": morse_only.describe_morse(morse, info), "morse": morse.state_dict()}, path)
     other = td3_bst.MorseNetwork(3, 2, (4,))
