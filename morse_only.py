@@ -885,7 +885,7 @@ def main(args):
         if cut >= len(data["rewards"]):
             raise UserError(f"--held-out {args.held_out} of {len(data['rewards'])} transitions leaves none to train on")
     print("\n".join(f"{name:24} {value}" for name, value in vars(args).items()), flush=True)
-    run_name = f"{args.env_id.strip('/').replace('/', '-')}__{args.exp_name}__{args.seed}__{time.time_ns() // 10**6}"
+    run_name = f"{args.env_id.strip('/').replace('/', '-')}__{args.exp_name}__{args.seed}__{time.time_ns()}"
     run_dir = Path(args.runs_dir) / run_name
     save = args.save and Path(args.save)
     if save and (save.is_dir() or not os.access(save.absolute().parent, os.W_OK)):

@@ -843,7 +843,7 @@ def main(args):
     facts |= {"transitions": len(data["rewards"]), "terminal": int(data["terminations"].sum())}
     print("\n".join(f"{name:24} {value}" for name, value in (vars(args) | facts).items()))
     print(f"the domain's row of DOMAINS fills {', '.join(DOMAIN_FIELDS)} where they are unset", flush=True)
-    run_name = f"{args.env_id.strip('/').replace('/', '-')}__{args.exp_name}__{args.seed}__{time.time_ns() // 10**6}"
+    run_name = f"{args.env_id.strip('/').replace('/', '-')}__{args.exp_name}__{args.seed}__{time.time_ns()}"
     run_dir = Path(args.resume or Path(args.runs_dir) / run_name)
     checkpoint_file = run_dir / "checkpoint.pt"
     with explain(f"cannot write to {run_dir}", "pass another --runs-dir"):

@@ -70,6 +70,14 @@ def run(pointmaze, tmp_path_factory):
     return train(pointmaze, tmp_path_factory.mktemp("runs"))
 
 
+def test_runs_that_start_together_have_folders_of_their_own(pointmaze, tmp_path, monkeypatch):
+    stamps = iter(range(1_795_486_596_678_000_000, 1_795_486_596_679_000_000))
+    monkeypatch.setattr(time, "time_ns", lambda: next(stamps))
+    for _ in range(2):
+        train(pointmaze, tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 def test_what_a_run_leaves(run, pointmaze):
     names = {path.name for path in run.iterdir()}
     assert {"args.json", "results.json", "model.pt", "checkpoint.pt"} <= names and not any(".part" in n for n in names)
