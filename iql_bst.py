@@ -884,7 +884,7 @@ def main(args):
         return print(f"score {result['score']}, return {result['return_mean']}")
     data, info = load_dataset(args, device)
     facts = {"domain": domain_of(args.env_id), "dataset_id": info["dataset_id"]}
-    facts |= {"transitions": len(data["rewards"]), "terminal": int(data["terminations"].sum())}
+    facts |= {"transitions": info["transitions"], "terminal": int(data["terminations"].sum())}
     print("\n".join(f"{name:24} {value}" for name, value in (vars(args) | facts).items()))
     print(f"the domain's row of DOMAINS fills {', '.join(DOMAIN_FIELDS)} where they are unset", flush=True)
     run_name = f"{args.env_id.strip('/').replace('/', '-')}__{args.exp_name}__{args.seed}__{time.time_ns()}"
