@@ -2,7 +2,7 @@
 
     python benchmark/report.py runs                                                # print the tables
     python benchmark/report.py benchmark/results --out benchmark/results           # scores.md, scores.csv, figures/
-    python benchmark/report.py benchmark/results/runs --into README.md             # between markers of a page
+    python benchmark/report.py benchmark/results --into README.md                  # between markers of a page
 
 A run's score is its last evaluation's, or the mean over the last tenth of training: never the best one's. Where several
 seeds are put together the figure in brackets is a 95% stratified bootstrap interval: seeds drawn anew within each
@@ -217,7 +217,7 @@ def policies(rows):
         ends = [last(record) for record in runs]
         cells = [dataset, name, steps_cell(runs), ", ".join(str(record["args"]["seed"]) for record in runs), "", "", ""]
         if None not in [entry["score"] for entry in ends]:
-            cells[4] = f"{np.mean([entry['score'] for entry in ends]):.1f}"
+            cells[4] = estimate(mean, [[entry["score"] for entry in ends]])
             cells[5] = ", ".join(f"{entry['score']:.0f}" for entry in ends)
             cells[6] = ", ".join(f"{value:.0f}" for value in curve(runs)[1].mean(0))
         cells.append(f"{np.mean([entry['return_mean'] for entry in ends]):.2f}")
@@ -357,6 +357,9 @@ def group_rows(rows, title):
 def tables(records, rows):
     """Markdown by name: {"results": ..., "scores Recreated PointMaze": ..., ...}, those for which there are runs."""
     texts = {"results": policies(rows) if rows else ""}
+    toys = [record for record in records if isinstance(record.get("morse"), list)]
+    others = [record for record in records if isinstance(record.get("morse"), dict)]
+    texts["four-modes"] = modes(toys) if toys else ""
     for title, (_, peer_pattern, _) in GROUPS.items():
         group, peers = group_rows(rows, title), read_peers(peer_pattern)
         if group or peers:
@@ -364,11 +367,12 @@ def tables(records, rows):
             comparable = all(last(run)["score"] is not None for runs in group.values() for run in runs)  # between datasets
             scores = longest(group)
             texts[f"aggregates {title}"] = aggregate_table(scores) if scores and comparable else ""
-    texts["kernel scale"] = ablation(rows, "kernel_scale_factor", "lambda = {:g} k")
-    texts["dataset size"] = ablation(rows, "dataset_fraction", "{:.0%} of the episodes")
-    toys = [record for record in records if isinstance(record.get("morse"), list)]
-    others = [record for record in records if isinstance(record.get("morse"), dict)]
-    texts |= {"four-modes": modes(toys) if toys else "", "certainty": certainties(others) if others else ""}
+        texts[f"kernel scale {title}"] = ablation(group, "kernel_scale_factor", "lambda = {:g} k")
+        texts[f"dataset size {title}"] = ablation(group, "dataset_fraction", "{:.0%} of the episodes")
+        repeated = {key: runs for key, runs in group.items() if len(runs) > 1}
+        texts[f"repeated {title}"] = policies(repeated) if repeated else ""
+        studies = [record for record in others if group_of(record["dataset_id"]) == title]
+        texts[f"certainty {title}"] = certainties(studies) if studies else ""
     return {name: text for name, text in texts.items() if text}
 
 
@@ -425,9 +429,9 @@ def write_page(texts, rows, folder, command):
             file = f"figures/{name}-{title.lower().replace(' ', '-')}.png"
             figure.savefig(folder / file, dpi=120)
             parts.append(f"![{name} of {title}]({file})")
-    for name, head in ("kernel scale", "Kernel scale"), ("dataset size", "Size of the dataset"):
-        if name in texts:
-            parts.append(f"## {head}\n\n{texts[name]}")
+        for name, head in ("kernel scale", "Kernel scale"), ("dataset size", "Size of the dataset"):
+            if f"{name} {title}" in texts:
+                parts.append(f"### {head}\n\n{texts[f'{name} {title}']}")
     values = list(row_values(rows))
     if values:
         with (folder / "scores.csv").open("w", newline="") as file:
@@ -449,7 +453,7 @@ def main(folder: tyro.conf.Positional[str], into: str | None = None, out: str | 
     records = read(folder)
     rows = rows_of([record for record in records if "evaluations" in record])
     texts = tables(records, rows)
-    print("\n\n".join(texts[name] for name in ("results", "four-modes", "certainty") if name in texts))
+    print("\n\n".join(text for name, text in texts.items() if re.match("results|four-modes|certainty", name)))
     if into:
         page, found = Path(into).read_text(), 0
         for name, text in texts.items():

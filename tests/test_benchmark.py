@@ -50,7 +50,7 @@ def test_report(tmp_path):
     page = tmp_path / "page.md"
     page.write_text("before\n<!-- results -->\nold\n<!-- /results -->\nafter\n")
     process = run_script("benchmark/report.py", str(tmp_path), "--into", str(page))
-    assert "| td3-bst/x-v0 | TD3-BST | 100 | 1, 2 | 60.0 | 70, 50 | 54, 60 | 1.00 | 20 |" in process.stdout
+    assert "| td3-bst/x-v0 | TD3-BST | 100 | 1, 2 | 60.0 [50.0, 70.0] | 70, 50 | 54, 60 | 1.00 | 20 |" in process.stdout
     assert "| td3-bst/x-v0 | TD3-BST `--temperature 2` | 100 | 1 | 40.0 | 40 | 40, 40 | 1.00 | 5 |" in process.stdout
     assert "| td3-bst/x-v0 | behaviour cloning | 100 | 1 |  |  |  | 1.00 | 5 |" in process.stdout
     assert "| td3-bst/x-v0 | IQL-BST | 50 | 1 | 30.0 |" in process.stdout
@@ -93,6 +93,14 @@ def test_scores_page(tmp_path, capsys):
     assert [row[key] for key in ("last score", "low", "high")] == ["80.00", "70.00", "90.00"]
     assert [row[key] for key in ("seeds", "commit", "command")] == ["1 2", "c0ffee", MORSE.format(1) + " --device cpu"]
     assert row["mean of the last tenth"] == f"{(0 + 95 + 90 + 0 + 95 + 70) / 6:.2f}"
+    part = tmp_path / "part.md"
+    part.write_text("<!-- repeated Recreated PointMaze -->\n<!-- /repeated Recreated PointMaze -->\n")
+    tables(capsys, tmp_path, into=str(part))
+    lines = part.read_text().splitlines()[3:-1]  # two methods of two seeds each, in this maze
+    assert [line.split(" | ")[:5] for line in lines] == [
+        [f"| {maze}", "TD3-BST", "1,000", "1, 2", "80.0 [70.0, 90.0]"],
+        [f"| {maze}", "behaviour cloning", "1,000", "1, 2", "30.0 [10.0, 50.0]"],
+    ]
     drawn = {path.stem for path in (out / "figures").iterdir()}
     assert drawn >= {"curves-locomotion", "profiles-locomotion", "curves-minari-mujoco", "curves-recreated-pointmaze"}
     assert "profiles-minari-mujoco" not in drawn
@@ -103,7 +111,7 @@ def test_runs_that_are_no_row(tmp_path, capsys):
     write_result(tmp_path / "x", "a", 1, [1.0, 2.0], [1], MORSE)
     write_result(tmp_path / "x", "a", 2, [4.0], [1], MORSE)
     (tmp_path / "x/a2/results.json").write_text((tmp_path / "x/a2/results.json").read_text().replace("50", "100"))
-    assert "| td3-bst/x-v0 | TD3-BST | 100 | 1, 2 | 3.0 | 2, 4 | 3 |" in tables(capsys, tmp_path)
+    assert "| td3-bst/x-v0 | TD3-BST | 100 | 1, 2 | 3.0 [2.0, 4.0] | 2, 4 | 3 |" in tables(capsys, tmp_path)
     write_result(tmp_path / "y", "a", 1, [1.0, 3.0], [1], MORSE)
     with pytest.raises(SystemExit, match="have a seed twice"):
         report.main(str(tmp_path))
@@ -150,14 +158,14 @@ def test_a_row_may_differ_in_what_its_method_does_not_read(tmp_path, capsys):
     for seed, value in (1, 0.9), (2, 0.5):
         fields = {"discount": value, "temperature": value} | ({"bound_targets": True} if seed > 1 else {})
         write_result(tmp_path / "x", "a", seed, [5.0], [1], CLONING, "td3-bst/antmaze-x-v0", **CLONED, **fields)
-    assert "| behaviour cloning | 50 | 1, 2 | 5.0 |" in tables(capsys, tmp_path)
+    assert "| behaviour cloning | 50 | 1, 2 | 5.0 [5.0, 5.0] |" in tables(capsys, tmp_path)
     for seed in 1, 2:
         fields = {"policy_extraction": "awr", "weighting": "constant", "constant_weight": seed, "temperature": seed}
         write_result(tmp_path / "awr", "a", seed, [5.0], [1], MORSE, **fields)
         fields = CLONED | {"policy_extraction": "bst", "expectile": seed, "inverse_temperature": seed}
         write_result(tmp_path / "bst", "a", seed, [5.0], [1], MORSE, **fields)
-    assert "| IQL | 50 | 1, 2 | 5.0 |" in tables(capsys, tmp_path / "awr")
-    assert "| behaviour cloning | 50 | 1, 2 | 5.0 |" in tables(capsys, tmp_path / "bst")
+    assert "| IQL | 50 | 1, 2 | 5.0 [5.0, 5.0] |" in tables(capsys, tmp_path / "awr")
+    assert "| behaviour cloning | 50 | 1, 2 | 5.0 [5.0, 5.0] |" in tables(capsys, tmp_path / "bst")
     reads = {"discount": CLONED | {"q_weight": 1.0}, "temperature": CLONED | {"weighting": "morse"}, "tau": {}, "kernel": {}}
     reads |= {"actor_learning_rate": CLONED, "bound_targets": {}}
     for name, args in reads.items():
@@ -185,7 +193,7 @@ def test_statistics():
     assert low < 0.760 < high and high - low < 0.12  # the normal distribution at 1 / sqrt(2)
 
 
-@pytest.mark.parametrize("page, runs", [("README.md", "runs"), ("benchmark/antmaze.md", "antmaze")])
+@pytest.mark.parametrize("page, runs", [("README.md", "."), ("benchmark/antmaze.md", "antmaze")])
 def test_tables_are_those_of_the_committed_results(tmp_path, capsys, page, runs):
     copy = tmp_path / "page.md"
     shutil.copy(ROOT / page, copy)
