@@ -242,25 +242,30 @@ def score_table(rows, peers):
 
 
 def longest(rows):
-    """{method without other flags: {dataset: last scores}}, each dataset's at the most steps that a method has there."""
+    """{method without other flags: {dataset: last scores}}, at the most steps that a method has on a dataset.
+
+    The datasets are TD3-BST's, and a method that lacks one is left out: means over other datasets do not compare."""
     steps = {}
     for dataset, name, step in rows:
         if name in METHODS:
             steps[dataset] = max(step, steps.get(dataset, 0))
     found = {name: {d: rows[d, name, step] for d, step in steps.items() if (d, name, step) in rows} for name in METHODS}
-    return {name: {d: [score(last(run)) for run in runs] for d, runs in own.items()} for name, own in found.items() if own}
+    ours = found["TD3-BST"]
+    return {
+        name: {dataset: [score(last(run)) for run in own[dataset]] for dataset in ours}
+        for name, own in found.items()
+        if ours and set(ours) <= set(own)
+    }
 
 
 def aggregate_table(scores):
-    """Mean and interquartile mean over datasets, and the probability that TD3-BST is better where both have runs."""
+    """Mean and interquartile mean over datasets, and the probability that TD3-BST is better."""
     table = [["method", "datasets", "runs", "mean", "interquartile mean", "P(TD3-BST scores higher)"]]
-    ours = scores.get("TD3-BST", {})
     for name, own in scores.items():
         parts = list(own.values())
         cells = [len(own), sum(map(len, parts)), estimate(mean, parts), estimate(iqm, parts), ""]
-        both = [dataset for dataset in own if dataset in ours]
-        if name != "TD3-BST" and both:
-            cells[4] = estimate(improvement, [ours[d] for d in both], [own[d] for d in both], digits=2)
+        if name != "TD3-BST":
+            cells[4] = estimate(improvement, list(scores["TD3-BST"].values()), parts, digits=2)
         table.append([name, *cells])
     return markdown(table)
 
@@ -395,9 +400,8 @@ def draw_curves(rows):
 
 
 def draw_profiles(scores):
-    """Share of each method's runs that score more than tau, datasets weighing alike; of methods with all the datasets."""
-    most = max(map(len, scores.values()))
-    scores = {name: own.values() for name, own in scores.items() if len(own) == most}
+    """Share of each method's runs that score more than tau, datasets weighing alike."""
+    scores = {name: own.values() for name, own in scores.items()}
     figure = Figure((5, 3.2), layout="constrained")
     axes = figure.subplots()
     ends = np.concatenate([x for own in scores.values() for x in own])
@@ -419,12 +423,11 @@ def write_page(texts, rows, folder, command):
             continue
         parts.append(f"## {title}\n\n{note}\n\n{texts[f'scores {title}']}")
         group, figures = group_rows(rows, title), {}
-        scores = longest(group)
-        if scores:
+        if any(name in METHODS for _, name, _ in group):
             figures["curves"] = draw_curves(group)
         if f"aggregates {title}" in texts:
             parts.append(texts[f"aggregates {title}"])
-            figures["profiles"] = draw_profiles(scores)
+            figures["profiles"] = draw_profiles(longest(group))
         for name, figure in figures.items():
             file = f"figures/{name}-{title.lower().replace(' ', '-')}.png"
             figure.savefig(folder / file, dpi=120)

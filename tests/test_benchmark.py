@@ -69,6 +69,9 @@ def test_scores_page(tmp_path, capsys):
         write_result(tmp_path, "a", seed, [0] * 18 + [95, bst], [1], MORSE + " --device cpu", maze, "c0ffee")
         write_result(tmp_path, "b", seed, [0] * 19 + [bc], [1], CLONING, maze, **CLONED)
         write_result(tmp_path, "c", seed, [33.3 + seed], [1], MORSE, f"/home/{seed}/{hopper}")
+    elsewhere = "td3-bst/pointmaze-z-v0"  # TD3-BST has no run there, so nothing there is in the aggregates
+    write_result(tmp_path, "g", 1, [100], [1], CLONING, elsewhere, **CLONED)
+    write_result(tmp_path, "h", 1, [100], [1], MORSE, elsewhere, q_weight=0.0)
     for fraction, end in (0.1, 10), (0.5, 50):
         command = f"{MORSE} --dataset-fraction {fraction}"
         fields = {"dataset_fraction": fraction, "temperature": 1.0, "bound_targets": True}
@@ -78,8 +81,9 @@ def test_scores_page(tmp_path, capsys):
     out = tmp_path / "out"
     tables(capsys, tmp_path, out=str(out))
     page = (out / "scores.md").read_text()
-    assert f"| {maze} | 1,000 | 30.0 [10.0, 50.0] | 80.0 [70.0, 90.0] |" in page
+    assert f"| {maze} | 1,000 | 30.0 [10.0, 50.0] |  | 80.0 [70.0, 90.0] |" in page
     assert "| behaviour cloning | 1 | 2 | 30.0 [10.0, 50.0] | 30.0 [10.0, 50.0] | 1.00 [1.00, 1.00] |" in page
+    assert "\n| Morse-weighted" not in page and f"| {elsewhere} | 50 | 100.0 | 100.0 |  |" in page
     assert "| hopper_medium-v2.hdf5 | 50 | 34.8 [34.3, 35.3] | 53.51 | 60.37 | 67.53 | 102.29 |" in page
     assert "| walker2d-medium |  |  | 63.23 | 82.71 | 80.91 | 85.82 |" in page and "| hopper-medium |" not in page
     recreated = page[page.index("## Recreated PointMaze") :]
