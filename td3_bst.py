@@ -106,6 +106,8 @@ class Args:
     """transitions per gradient step"""
     actor_learning_rate: float | None = None
     """Adam step size of the policy"""
+    anneal_actor_learning_rate: bool = False
+    """whether a cosine takes that to 0 over total_timesteps, as IQL does (ours)"""
     critic_learning_rate: float = 3e-4
     """Adam step size of the critics"""
     actor_hidden_dims: tuple[int, ...] | None = None
@@ -705,7 +707,7 @@ def train_morse(agent, data, args, generator, start=0, after_step=lambda *_: Non
 # ---------------------------------------------------------------- update
 
 def make_agent(obs_dim, action_dim, args, device):
-    """Networks, target networks and optimisers in one namespace; each has a state_dict."""
+    """Networks, target networks, optimisers and a schedule, if any, in one namespace; each has a state_dict."""
     agent = SimpleNamespace()
     agent.actor = Actor(obs_dim, action_dim, args.actor_hidden_dims).to(device)
     agent.critic = Critic(obs_dim, action_dim, args.critic_hidden_dims, args.critic_layernorm).to(device)
@@ -714,9 +716,15 @@ def make_agent(obs_dim, action_dim, args, device):
     kernel = args.kernel_scale_factor * action_dim, args.kernel, args.rq_shape
     agent.morse = MorseNetwork(obs_dim, action_dim, args.morse_hidden_dims, *kernel).to(device)
     kind = {"fused": device.type in ("cpu", "cuda"), "capturable": device.type == "cuda"}  # in a CUDA graph
-    agent.actor_optimizer = torch.optim.Adam(agent.actor.parameters(), args.actor_learning_rate, **kind)
+    rate = args.actor_learning_rate
+    if args.anneal_actor_learning_rate and device.type == "cuda":
+        rate = torch.tensor(rate, device=device)  # a graph would keep a number that it was recorded with
+    agent.actor_optimizer = torch.optim.Adam(agent.actor.parameters(), rate, **kind)
     agent.critic_optimizer = torch.optim.Adam(agent.critic.parameters(), args.critic_learning_rate, **kind)
     agent.morse_optimizer = torch.optim.Adam(agent.morse.parameters(), args.morse_learning_rate, **kind)
+    if args.anneal_actor_learning_rate:
+        steps = max(args.total_timesteps // args.policy_frequency, 1)
+        agent.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(agent.actor_optimizer, steps)
     return agent
 
 
@@ -763,7 +771,10 @@ def train(agent, data, args, generator, done, after_step):
         print("critic targets are kept from {:.6g} to {:.6g}".format(*bounds), flush=True)
     updates = repeat(lambda: update(agent, data, args, generator, bounds), generator)
     for step in range(done["policy"], args.total_timesteps, args.policy_frequency):
-        after_step("policy", step + args.policy_frequency, next(updates))
+        metrics = next(updates)
+        if args.anneal_actor_learning_rate:
+            agent.schedule.step()
+        after_step("policy", step + args.policy_frequency, metrics)
 
 
 # ---------------------------------------------------------------- a run: arguments, files, main

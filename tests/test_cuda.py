@@ -89,6 +89,15 @@ def test_optimisers_of_each_device(kind, monkeypatch):
     assert seen == [{"fused": kind != "meta", "capturable": kind == "cuda"}] * 3
 
 
+def test_a_step_size_that_a_graph_is_to_see_change_is_a_tensor(monkeypatch):
+    rates, adam = [], torch.optim.Adam
+    monkeypatch.setattr(torch.nn.Module, "to", lambda self, device: self)
+    monkeypatch.setattr(torch, "tensor", lambda value, device, t=torch.tensor: t(value))
+    monkeypatch.setattr(torch.optim, "Adam", lambda parameters, lr, **_: rates.append(lr) or adam(parameters, lr))
+    make_agent(4, 2, resolve(Args(anneal_actor_learning_rate=True)), torch.device("cuda"))
+    assert isinstance(rates[0], torch.Tensor) and not any(isinstance(rate, torch.Tensor) for rate in rates[1:])
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 def test_graph_and_eager_learn_alike():
     """1,000 steps on a learnable reward: mean losses of graph and eager steps agree; prints the steps per second."""

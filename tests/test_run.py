@@ -23,6 +23,7 @@ TINY = {
     "eval_freq": 30,
     "eval_episodes": 3,
     "log_freq": 10,
+    "anneal_actor_learning_rate": True,
     "batch_size": 32,
     "morse_batch_size": 32,
     "actor_hidden_dims": (16,),
@@ -32,11 +33,11 @@ TINY = {
 
 
 def flags(**kwargs):
-    return [
-        word
-        for name, value in kwargs.items()
-        for word in ["--" + name.replace("_", "-"), *(map(str, value) if isinstance(value, tuple) else [str(value)])]
-    ]
+    words = []
+    for name, value in kwargs.items():
+        values = [] if value is True else value if isinstance(value, tuple) else [value]  # a switch has none
+        words += ["--" + name.replace("_", "-"), *map(str, values)]
+    return words
 
 
 def train(env_id, folder, **kwargs):
@@ -46,7 +47,7 @@ def train(env_id, folder, **kwargs):
 
 
 def weights(run):
-    """Every tensor of a run's checkpoint: networks, targets, optimisers, generator."""
+    """Every tensor of a run's checkpoint: networks, targets, optimisers, schedule, generator."""
     tensors = {}
 
     def collect(prefix, value):

@@ -1,6 +1,7 @@
 """One update: target networks, frozen networks, delayed policy, noise, seeds, no host synchronisation."""
 
 import copy
+import math
 
 import pytest
 import td3_bst
@@ -97,6 +98,21 @@ def test_targets_are_bounded_if_asked(monkeypatch, asked):
     ends, rewards = data["terminations"] > 0, data["rewards"]
     expected = [worth / (1 - args.discount) for worth in rewards[~ends].aminmax()]  # beyond those of the ends
     assert [bounds and list(bounds) for bounds in seen] == [expected if asked else None] * 4
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_step_size_of_the_policy_follows_a_cosine_if_asked(monkeypatch, asked):
+    agent, data, args, generator = make(anneal_actor_learning_rate=asked, total_timesteps=40, weighting="constant")
+    rates, original = [], td3_bst.update
+
+    def spy(agent, *rest):
+        rates.append(agent.actor_optimizer.param_groups[0]["lr"])
+        return original(agent, *rest)
+
+    monkeypatch.setattr(td3_bst, "update", spy)
+    td3_bst.train(agent, data, args, generator, {"morse": 0, "policy": 0}, lambda *_: None)
+    shares = [0.5 * (1 + math.cos(math.pi * t / 20)) if asked else 1 for t in range(20)]
+    assert rates == pytest.approx([3e-4 * share for share in shares], rel=1e-4)
 
 
 def test_behaviour_cloning_trains_no_critic():
