@@ -23,7 +23,6 @@ TINY = {
     "eval_freq": 30,
     "eval_episodes": 3,
     "log_freq": 10,
-    "anneal_actor_learning_rate": True,
     "batch_size": 32,
     "morse_batch_size": 32,
     "actor_hidden_dims": (16,),
@@ -33,21 +32,22 @@ TINY = {
 
 
 def flags(**kwargs):
-    words = []
-    for name, value in kwargs.items():
-        values = [] if value is True else value if isinstance(value, tuple) else [value]  # a switch has none
-        words += ["--" + name.replace("_", "-"), *map(str, values)]
-    return words
+    return [
+        word
+        for name, value in kwargs.items()
+        for word in ["--" + name.replace("_", "-"), *(map(str, value) if isinstance(value, tuple) else [str(value)])]
+    ]
 
 
 def train(env_id, folder, **kwargs):
-    """A tiny run in this process; returns its folder."""
-    main(resolve(Args(**(TINY | {"env_id": env_id, "runs_dir": str(folder)} | kwargs))))
+    """A tiny run in this process, with a schedule to be resumed; returns its folder."""
+    own = {"env_id": env_id, "runs_dir": str(folder), "anneal_actor_learning_rate": True}
+    main(resolve(Args(**(TINY | own | kwargs))))
     return max(Path(folder).iterdir(), key=lambda path: path.stat().st_mtime)
 
 
 def weights(run):
-    """Every tensor of a run's checkpoint: networks, targets, optimisers, schedule, generator."""
+    """Every tensor of a run's checkpoint: networks, targets, optimisers, generator."""
     tensors = {}
 
     def collect(prefix, value):
@@ -159,6 +159,7 @@ def test_signals(pointmaze, tmp_path, number):
     """Ctrl-C and a kill of the real process, with another run as the reference."""
     kwargs = TINY | {"env_id": pointmaze, "morse_steps": 200, "total_timesteps": 2000, "eval_freq": 1000, "log_freq": 50}
     command = [sys.executable, str(ROOT / "td3_bst.py"), *flags(**kwargs, runs_dir=tmp_path / "a")]
+    command += ["--anneal-actor-learning-rate"]  # as `train` has it
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     process = subprocess.Popen(command, **pipes, text=True, preexec_fn=heed_ctrl_c)
     deadline = time.time() + 120
