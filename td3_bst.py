@@ -718,7 +718,7 @@ def make_agent(obs_dim, action_dim, args, device):
     kind = {"fused": device.type in ("cpu", "cuda"), "capturable": device.type == "cuda"}  # in a CUDA graph
     rate = args.actor_learning_rate
     if args.anneal_actor_learning_rate and device.type == "cuda":
-        rate = torch.tensor(rate, device=device)  # a graph would keep a number that it was recorded with
+        rate = torch.tensor(rate, device=device)  # a graph would keep a number as it was recorded
     agent.actor_optimizer = torch.optim.Adam(agent.actor.parameters(), rate, **kind)
     agent.critic_optimizer = torch.optim.Adam(agent.critic.parameters(), args.critic_learning_rate, **kind)
     agent.morse_optimizer = torch.optim.Adam(agent.morse.parameters(), args.morse_learning_rate, **kind)

@@ -401,13 +401,12 @@ def draw_curves(rows):
 
 def draw_profiles(scores):
     """Share of each method's runs that score more than tau, datasets weighing alike."""
-    scores = {name: own.values() for name, own in scores.items()}
     figure = Figure((5, 3.2), layout="constrained")
     axes = figure.subplots()
-    ends = np.concatenate([x for own in scores.values() for x in own])
+    ends = np.concatenate([x for own in scores.values() for x in own.values()])
     taus = np.linspace(min(0, ends.min()), max(100, ends.max()), 401)
     for name, own in scores.items():
-        share = np.mean([(np.asarray(x)[:, None] > taus).mean(0) for x in own], 0)  # (taus,)
+        share = np.mean([(np.asarray(x)[:, None] > taus).mean(0) for x in own.values()], 0)  # (taus,)
         axes.plot(taus, share, color=f"C{METHODS.index(name)}", label=name)
     axes.set(xlabel="score tau", ylabel="share of runs with score > tau", ylim=(-0.02, 1.02))
     axes.legend(fontsize=6)
