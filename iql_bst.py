@@ -89,7 +89,7 @@ class Args:
     # ---- data ----
     normalize_obs: bool | None = None
     """whether to scale observations to mean 0 and deviation 1 per dimension of the dataset (ours, as in TD3+BC)"""
-    goal_scale: float = 1.0
+    goal_scale: float | None = None
     """multiplies the achieved and desired goals that mazes have in their observations, after the normalising (ours)"""
     reward_shift: float | None = None
     """added to every reward of the data"""
@@ -170,16 +170,18 @@ class Args:
 # uniform_weight of 1; the rest is ours. On AntMaze that is td3_bst.py's Morse network, on observations as they are;
 # neither has been measured with IQL's rewards.
 DOMAIN_FIELDS = (
-    "normalize_obs", "discount", "reward_shift", "normalize_returns", "expectile", "inverse_temperature",
-    "morse_steps", "morse_learning_rate", "uniform_weight", "temperature", "eval_episodes",
+    "normalize_obs", "goal_scale", "discount", "reward_shift", "normalize_returns", "expectile",
+    "inverse_temperature", "morse_steps", "morse_learning_rate", "uniform_weight", "temperature", "eval_episodes",
 )
 DOMAINS = {
-    "antmaze": ("antmaze", False, 0.99, -1.0, False, 0.9, 10.0, 30_000, 5e-4, 30.0, 0.5, 100),
-    "pointmaze": ("pointmaze", True, 0.99, -1.0, False, 0.9, 10.0, 20_000, 1e-3, 1.0, 0.5, 100),
-    "adroit": (r"\b(pen|door|hammer|relocate)\b", True, 0.99, 0.0, False, 0.7, 0.5, 20_000, 1e-3, 1.0, 0.5, 10),
-    "kitchen": ("kitchen", True, 0.99, 0.0, False, 0.7, 0.5, 20_000, 1e-3, 1.0, 0.5, 10),
-    "locomotion": ("halfcheetah|hopper|walker2d|mujoco", True, 0.99, 0.0, True, 0.7, 3.0, 20_000, 1e-3, 1.0, 0.5, 10),
-    "other": ("", True, 0.99, 0.0, False, 0.7, 3.0, 20_000, 1e-3, 1.0, 0.5, 10),
+    "antmaze": ("antmaze", False, 4.0, 0.99, -1.0, False, 0.9, 10.0, 30_000, 5e-4, 30.0, 0.5, 100),
+    "pointmaze": ("pointmaze", True, 1.0, 0.99, -1.0, False, 0.9, 10.0, 20_000, 1e-3, 1.0, 0.5, 100),
+    "adroit": (r"\b(pen|door|hammer|relocate)\b", True, 1.0, 0.99, 0.0, False, 0.7, 0.5, 20_000, 1e-3, 1.0, 0.5, 10),
+    "kitchen": ("kitchen", True, 1.0, 0.99, 0.0, False, 0.7, 0.5, 20_000, 1e-3, 1.0, 0.5, 10),
+    "locomotion": (
+        "halfcheetah|hopper|walker2d|mujoco", True, 1.0, 0.99, 0.0, True, 0.7, 3.0, 20_000, 1e-3, 1.0, 0.5, 10
+    ),
+    "other": ("", True, 1.0, 0.99, 0.0, False, 0.7, 3.0, 20_000, 1e-3, 1.0, 0.5, 10),
 }
 DATA_KEYS = ("observations", "actions", "rewards", "next_observations", "terminations")
 
@@ -575,7 +577,7 @@ def load_dataset(args, device):
         keys = np.repeat(list(obs_space), [gym.spaces.flatdim(part) for part in obs_space.values()])  # (obs_dim,)
         std[np.isin(keys, ("achieved_goal", "desired_goal"))] /= args.goal_scale
     elif args.goal_scale != 1:
-        raise UserError(f"the observations of {dataset_id} have no goals for --goal-scale to scale; leave it out")
+        raise UserError(f"the observations of {dataset_id} have no goals for --goal-scale to scale; pass 1")
     for key in ("observations", "next_observations"):
         data[key].sub_(mean).div_(std)
     info = {"dataset_id": dataset_id, "obs_mean": mean, "obs_std": std, "action_low": low, "action_high": high}

@@ -65,7 +65,7 @@ class Args:
     """share of the dataset's episodes to use, in (0, 1], drawn at random by seed"""
     normalize_obs: bool | None = None
     """whether to scale observations to mean 0 and deviation 1 per dimension of the dataset (ours, as in TD3+BC)"""
-    goal_scale: float = 1.0
+    goal_scale: float | None = None
     """multiplies the achieved and desired goals that mazes have in their observations, after the normalising (ours)"""
     runs_dir: str = "runs"
     """folder that the run's own folder is made in"""
@@ -127,11 +127,13 @@ class Args:
 
 # What fills the fields left unset: the row whose pattern is the first to be found in the dataset's name. All ours but a
 # uniform_weight of 1, the paper's.
-DOMAIN_FIELDS = ("normalize_obs", "morse_steps", "morse_hidden_dims", "morse_learning_rate", "uniform_weight")
+DOMAIN_FIELDS = (
+    "normalize_obs", "goal_scale", "morse_steps", "morse_hidden_dims", "morse_learning_rate", "uniform_weight"
+)
 DOMAINS = {
-    "toy": ("^four-modes$", True, 2_000, (128, 128), 1e-3, 1.0),
-    "antmaze": ("antmaze", False, 30_000, (256, 256, 256), 5e-4, 30.0),
-    "other": ("", True, 20_000, (256, 256, 256), 1e-3, 1.0),
+    "toy": ("^four-modes$", True, 1.0, 2_000, (128, 128), 1e-3, 1.0),
+    "antmaze": ("antmaze", False, 4.0, 30_000, (256, 256, 256), 5e-4, 30.0),
+    "other": ("", True, 1.0, 20_000, (256, 256, 256), 1e-3, 1.0),
 }
 DATA_KEYS = ("observations", "actions", "rewards", "next_observations", "terminations")
 
@@ -476,7 +478,7 @@ def load_dataset(args, device):
         keys = np.repeat(list(obs_space), [gym.spaces.flatdim(part) for part in obs_space.values()])  # (obs_dim,)
         std[np.isin(keys, ("achieved_goal", "desired_goal"))] /= args.goal_scale
     elif args.goal_scale != 1:
-        raise UserError(f"the observations of {dataset_id} have no goals for --goal-scale to scale; leave it out")
+        raise UserError(f"the observations of {dataset_id} have no goals for --goal-scale to scale; pass 1")
     for key in ("observations", "next_observations"):
         data[key].sub_(mean).div_(std)
     info = {"dataset_id": dataset_id, "obs_mean": mean, "obs_std": std, "action_low": low, "action_high": high}

@@ -88,7 +88,7 @@ class Args:
     # ---- data ----
     normalize_obs: bool | None = None
     """whether to scale observations to mean 0 and deviation 1 per dimension of the dataset (ours, as in TD3+BC)"""
-    goal_scale: float = 1.0
+    goal_scale: float | None = None
     """multiplies the achieved and desired goals that mazes have in their observations, after the normalising (ours)"""
     reward_shift: float | None = None
     """added to every reward of the data"""
@@ -106,7 +106,7 @@ class Args:
     """transitions per gradient step"""
     actor_learning_rate: float | None = None
     """Adam step size of the policy"""
-    anneal_actor_learning_rate: bool = False
+    anneal_actor_learning_rate: bool | None = None
     """whether a cosine takes that to 0 over total_timesteps, as IQL does (ours)"""
     critic_learning_rate: float = 3e-4
     """Adam step size of the critics"""
@@ -161,13 +161,16 @@ class Args:
 # What fills the fields left unset: the row whose pattern is the first to be found in the dataset's name. The paper's is
 # a uniform_weight of 1; TD3+BC's are to normalise, a discount of 0.99, (256, 256) and 3e-4; the rest is ours.
 DOMAIN_FIELDS = (
-    "normalize_obs", "discount", "reward_shift", "reward_scale", "bound_targets", "actor_hidden_dims",
-    "actor_learning_rate", "morse_steps", "morse_learning_rate", "uniform_weight", "temperature", "eval_episodes",
+    "normalize_obs", "goal_scale", "discount", "reward_shift", "reward_scale", "bound_targets", "actor_hidden_dims",
+    "actor_learning_rate", "anneal_actor_learning_rate", "morse_steps", "morse_learning_rate", "uniform_weight",
+    "temperature", "eval_episodes",
 )
-OTHER = (True, 0.99, 0.0, 1.0, False, (256, 256), 3e-4, 20_000, 1e-3, 1.0, 0.5, 10)
+OTHER = (True, 1.0, 0.99, 0.0, 1.0, False, (256, 256), 3e-4, False, 20_000, 1e-3, 1.0, 0.5, 10)
 DOMAINS = {
-    "antmaze": ("antmaze", False, 0.998, 0.0, 10.0, True, (256, 256, 256), 1e-3, 30_000, 5e-4, 30.0, 1.0, 100),
-    "pointmaze": ("pointmaze", True, 0.99, -1.0, 1.0, False, (256, 256), 3e-4, 20_000, 1e-3, 1.0, 0.5, 100),
+    "antmaze": (
+        "antmaze", False, 4.0, 0.998, 0.0, 10.0, True, (256, 256, 256), 1e-3, True, 30_000, 5e-4, 30.0, 1.0, 100
+    ),
+    "pointmaze": ("pointmaze", True, 1.0, 0.99, -1.0, 1.0, False, (256, 256), 3e-4, False, 20_000, 1e-3, 1.0, 0.5, 100),
     "adroit": (r"\b(pen|door|hammer|relocate)\b", *OTHER),
     "locomotion": ("halfcheetah|hopper|walker2d|mujoco", *OTHER),
     "other": ("", *OTHER),
@@ -558,7 +561,7 @@ def load_dataset(args, device):
         keys = np.repeat(list(obs_space), [gym.spaces.flatdim(part) for part in obs_space.values()])  # (obs_dim,)
         std[np.isin(keys, ("achieved_goal", "desired_goal"))] /= args.goal_scale
     elif args.goal_scale != 1:
-        raise UserError(f"the observations of {dataset_id} have no goals for --goal-scale to scale; leave it out")
+        raise UserError(f"the observations of {dataset_id} have no goals for --goal-scale to scale; pass 1")
     for key in ("observations", "next_observations"):
         data[key].sub_(mean).div_(std)
     info = {"dataset_id": dataset_id, "obs_mean": mean, "obs_std": std, "action_low": low, "action_high": high}

@@ -27,7 +27,11 @@ import morse_only
 import td3_bst
 
 RUNNING = set("env_id seed exp_name runs_dir total_timesteps eval_freq device num_eval_envs log_freq resume save".split())
-BEFORE = {"bound_targets": False, "goal_scale": 1.0}  # what runs did that are older than the field
+BEFORE = {  # what runs did that are older than the field
+    "bound_targets": False,
+    "goal_scale": 1.0,
+    "anneal_actor_learning_rate": False,
+}
 BOUNDS = {"random": "random policy", "planner": "the data's planner without noise"}
 KERNEL = {"kernel", "kernel_scale_factor", "distances"}  # in other columns, or of no interest
 METHODS = ("behaviour cloning", "Morse-weighted behaviour cloning", "TD3+BC", "IQL", "IQL-BST", "TD3-BST")

@@ -60,6 +60,7 @@ def test_report(tmp_path):
 
 CLONING = MORSE + " --weighting constant --q-weight 0"
 CLONED = {"weighting": "constant", "q_weight": 0.0}
+ANTMAZE = {"bound_targets": True, "goal_scale": 4.0, "anneal_actor_learning_rate": True}
 
 
 def test_scores_page(tmp_path, capsys):
@@ -74,7 +75,7 @@ def test_scores_page(tmp_path, capsys):
     write_result(tmp_path, "h", 1, [100], [1], MORSE, elsewhere, q_weight=0.0)
     for fraction, end in (0.1, 10), (0.5, 50):
         command = f"{MORSE} --dataset-fraction {fraction}"
-        fields = {"dataset_fraction": fraction, "temperature": 1.0, "bound_targets": True}
+        fields = ANTMAZE | {"dataset_fraction": fraction, "temperature": 1.0}
         write_result(tmp_path, f"d{fraction}", 1, [end], [1], command, "td3-bst/antmaze-y-v0", **fields)
     write_result(tmp_path, "e", 1, [None], [1], MORSE, "mujoco/ant/expert-v0", total_timesteps=100)
     write_result(tmp_path, "f", 1, [1.0], [1], MORSE, "D4RL/pointmaze/umaze-v2")
@@ -144,7 +145,7 @@ def test_flags_are_what_differs_from_todays_defaults(tmp_path, capsys):
     write_result(tmp_path, "iql", 1, [5.0], [1], MORSE, "td3-bst/pointmaze-x-v0", policy_extraction="bst")
     out = tables(capsys, tmp_path)
     assert out.count("| TD3-BST") == 6 and "| IQL-BST | 50 |" in out
-    for flags in [*changes, " `--bound-targets False`"]:
+    for flags in [*changes, " `--bound-targets False` `--goal-scale 1` `--anneal-actor-learning-rate False`"]:
         assert f"| TD3-BST{flags} | 50 |" in out, out
 
 
@@ -160,7 +161,9 @@ def test_fields_that_are_newer_than_a_run(tmp_path, capsys, monkeypatch):
 def test_a_row_may_differ_in_what_its_method_does_not_read(tmp_path, capsys):
     """Cloning reads neither the discount nor the temperature; the critic's runs read the one, cloning by M the other."""
     for seed, value in (1, 0.9), (2, 0.5):
-        fields = {"discount": value, "temperature": value} | ({"bound_targets": True} if seed > 1 else {})
+        fields = ANTMAZE | {"discount": value, "temperature": value}
+        if seed == 1:
+            del fields["bound_targets"]
         write_result(tmp_path / "x", "a", seed, [5.0], [1], CLONING, "td3-bst/antmaze-x-v0", **CLONED, **fields)
     assert "| behaviour cloning | 50 | 1, 2 | 5.0 [5.0, 5.0] |" in tables(capsys, tmp_path)
     for seed in 1, 2:

@@ -21,7 +21,8 @@ MAZE_SPACE = gym.spaces.Dict({"observation": box(2), "achieved_goal": box(2), "d
 
 
 def load(env_id, **kwargs):
-    args = Args(env_id=env_id, **({"normalize_obs": False, "reward_shift": 0.0, "reward_scale": 1.0} | kwargs))
+    as_is = {"normalize_obs": False, "goal_scale": 1.0, "reward_shift": 0.0, "reward_scale": 1.0}
+    args = Args(env_id=env_id, **(as_is | kwargs))
     data, info = load_dataset(resolve(args), torch.device("cpu"))
     return {key: value.numpy() for key, value in data.items()}, info
 

@@ -158,8 +158,8 @@ def test_stop_during_an_evaluation(run, pointmaze, tmp_path, monkeypatch):
 def test_signals(pointmaze, tmp_path, number):
     """Ctrl-C and a kill of the real process, with another run as the reference."""
     kwargs = TINY | {"env_id": pointmaze, "morse_steps": 200, "total_timesteps": 2000, "eval_freq": 1000, "log_freq": 50}
-    command = [sys.executable, str(ROOT / "td3_bst.py"), *flags(**kwargs, runs_dir=tmp_path / "a")]
-    command += ["--anneal-actor-learning-rate"]  # as `train` has it
+    own = {"runs_dir": tmp_path / "a", "anneal_actor_learning_rate": True}  # as `train` has it
+    command = [sys.executable, str(ROOT / "td3_bst.py"), *flags(**kwargs, **own)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     process = subprocess.Popen(command, **pipes, text=True, preexec_fn=heed_ctrl_c)
     deadline = time.time() + 120
