@@ -167,8 +167,8 @@ class Args:
 
 # What fills the fields left unset: the row whose pattern is the first to be found in the dataset's name. IQL's are the
 # discount and, but for pointmaze and other, expectile, inverse_temperature and the scale of rewards; TD3-BST's is a
-# uniform_weight of 1; the rest is ours. On AntMaze that is td3_bst.py's Morse network, on observations as they are;
-# neither has been measured with IQL's rewards.
+# uniform_weight of 1; the rest is ours. On AntMaze that is td3_bst.py's Morse network and its scale of positions and
+# goals, which were not searched with IQL's rewards.
 DOMAIN_FIELDS = (
     "normalize_obs", "goal_scale", "discount", "reward_shift", "normalize_returns", "expectile",
     "inverse_temperature", "morse_steps", "morse_learning_rate", "uniform_weight", "temperature", "eval_episodes",

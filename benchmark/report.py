@@ -84,8 +84,8 @@ def method(record):
 def flags(args, script, hidden):
     """The flags, in backquotes, that give today's script these arguments, but for those that are hidden."""
     defaults, found = vars(script.resolve(script.Args(env_id=args["env_id"]))), []
-    older = {name: value for name, value in BEFORE.items() if name in defaults and name not in args}
-    for name, value in (args | older).items():
+    args = {name: value for name, value in BEFORE.items() if name in defaults} | args
+    for name, value in sorted(args.items(), key=lambda item: [*defaults, *args].index(item[0])):
         default, flag = defaults.get(name), name.replace("_", "-")
         values = list(value) if isinstance(value, (list, tuple)) else [value]
         if name in RUNNING | hidden or values == (list(default) if isinstance(default, tuple) else [default]):

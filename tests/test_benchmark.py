@@ -134,7 +134,7 @@ def test_flags_are_what_differs_from_todays_defaults(tmp_path, capsys):
     changes = {
         "": {"device": "cuda", "eval_freq": 7},
         " `--normalize-obs True`": {"normalize_obs": True},
-        " `--temperature 0.5` `--actor-hidden-dims 64`": {"temperature": 0.5, "actor_hidden_dims": [64]},
+        " `--actor-hidden-dims 64` `--temperature 0.5`": {"temperature": 0.5, "actor_hidden_dims": [64]},
         " `--no-detach-weight` `--no-such-field 3`": {"detach_weight": False, "no_such_field": 3},
         " `--q-weight 2`": {"q_weight": 2.0},
     }
@@ -145,7 +145,7 @@ def test_flags_are_what_differs_from_todays_defaults(tmp_path, capsys):
     write_result(tmp_path, "iql", 1, [5.0], [1], MORSE, "td3-bst/pointmaze-x-v0", policy_extraction="bst")
     out = tables(capsys, tmp_path)
     assert out.count("| TD3-BST") == 6 and "| IQL-BST | 50 |" in out
-    for flags in [*changes, " `--bound-targets False` `--goal-scale 1` `--anneal-actor-learning-rate False`"]:
+    for flags in [*changes, " `--goal-scale 1` `--bound-targets False` `--anneal-actor-learning-rate False`"]:
         assert f"| TD3-BST{flags} | 50 |" in out, out
 
 
@@ -156,6 +156,9 @@ def test_fields_that_are_newer_than_a_run(tmp_path, capsys, monkeypatch):
     write_result(tmp_path, "new", 1, [6.0], [1], MORSE, goal_scale=4.0)
     out = tables(capsys, tmp_path)
     assert "| TD3-BST `--goal-scale 1` | 50 | 1 | 5.0 |" in out and "| TD3-BST | 50 | 1 | 6.0 |" in out
+    write_result(tmp_path / "x", "old", 1, [5.0], [1], MORSE, tau=0.5)
+    write_result(tmp_path / "x", "new", 2, [6.0], [1], MORSE, goal_scale=1.0, tau=0.5)
+    assert "`--goal-scale 1` `--tau 0.5` | 50 | 1, 2 |" in tables(capsys, tmp_path / "x")  # whichever was recorded first
 
 
 def test_a_row_may_differ_in_what_its_method_does_not_read(tmp_path, capsys):
