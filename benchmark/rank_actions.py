@@ -50,8 +50,9 @@ def main(runs: tyro.conf.Positional[tuple[str, ...]], states: int = 5000, seed: 
         maze_name = record["dataset_id"].removeprefix("td3-bst/").removesuffix("-v0").removesuffix("-one-goal")
         if not maze_name.startswith("antmaze-") or maze_name not in make_dataset.MAZES:
             sys.exit(f"error: {run} is no run with a checkpoint on a recreated AntMaze; see which there are in runs")
-        known = set(vars(td3_bst.Args())) & set(record["args"])
-        args = td3_bst.resolve(td3_bst.Args(**{name: record["args"][name] for name in known}))
+        stored = {"goal_scale": 1.0} | record["args"]  # as it was in runs that are older than the argument
+        known = set(vars(td3_bst.Args())) & set(stored)
+        args = td3_bst.resolve(td3_bst.Args(**{name: stored[name] for name in known}))
         data, info = td3_bst.load_dataset(args, torch.device("cpu"))
         maze_args = make_dataset.resolve(make_dataset.Args(maze_name))
         maze, controller = make_dataset.make_env(maze_args).unwrapped.maze, make_dataset.make_controller(maze_args)
