@@ -477,8 +477,8 @@ def load_dataset(args, device):
     if isinstance(obs_space, gym.spaces.Dict):
         keys = np.repeat(list(obs_space), [gym.spaces.flatdim(part) for part in obs_space.values()])  # (obs_dim,)
         std[np.isin(keys, ("achieved_goal", "desired_goal"))] /= args.goal_scale
-    elif args.goal_scale != 1:
-        print(f"the observations of {dataset_id} have no goals: --goal-scale {args.goal_scale:g} scales nothing")
+    elif args.goal_scale not in (1, resolve(Args(env_id=args.env_id)).goal_scale):  # asked for, not the domain's own
+        raise UserError(f"the observations of {dataset_id} have no goals for --goal-scale to scale; leave it out")
     for key in ("observations", "next_observations"):
         data[key].sub_(mean).div_(std)
     info = {"dataset_id": dataset_id, "obs_mean": mean, "obs_std": std, "action_low": low, "action_high": high}

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import make_dataset
 import numpy as np
+import report
 import torch
 import tyro
 
@@ -50,7 +51,7 @@ def main(runs: tyro.conf.Positional[tuple[str, ...]], states: int = 5000, seed: 
         maze_name = record["dataset_id"].removeprefix("td3-bst/").removesuffix("-v0").removesuffix("-one-goal")
         if not maze_name.startswith("antmaze-") or maze_name not in make_dataset.MAZES:
             sys.exit(f"error: {run} is no run with a checkpoint on a recreated AntMaze; see which there are in runs")
-        stored = {"goal_scale": 1.0} | record["args"]  # as it was in runs that are older than the argument
+        stored = report.BEFORE | record["args"]
         known = set(vars(td3_bst.Args())) & set(stored)
         args = td3_bst.resolve(td3_bst.Args(**{name: stored[name] for name in known}))
         data, info = td3_bst.load_dataset(args, torch.device("cpu"))

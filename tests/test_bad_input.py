@@ -136,17 +136,20 @@ def test_observation_spaces():
         load(make_minari("bad/observation-v0", [one], gym.spaces.Discrete(5), ACTIONS))
 
 
-def test_goal_scale_without_goals(tmp_path, capsys):
-    """AntMaze's default is one, and D4RL's own files there are flat: said, not refused, and nothing is scaled."""
+def test_goal_scale_without_goals(tmp_path):
+    """Refused if asked for. AntMaze's default is one, and D4RL's own files there are flat: nothing is scaled."""
     for name in (
         write_hdf5(tmp_path / "a.hdf5", 8, timeouts=np.arange(8) == 7),
         make_minari("bad/goalless-v0", [episode(0, 3)], box(2), ACTIONS),
     ):
-        as_is, _ = load(name, goal_scale=1.0)
-        assert "goal" not in capsys.readouterr().out
-        data, _ = load(name, goal_scale=4.0)
-        assert f"{name} have no goals: --goal-scale 4 scales nothing" in capsys.readouterr().out
-        np.testing.assert_array_equal(data["observations"], as_is["observations"])
+        load(name, goal_scale=1.0)
+        with pytest.raises(UserError, match=f"{name} have no goals for --goal-scale"):
+            load(name, goal_scale=4.0)
+    name = make_minari("bad/antmaze-flat-v0", [episode(0, 3)], box(2), ACTIONS)
+    as_is, default = load(name, goal_scale=1.0)[0], load(name, goal_scale=None)[0]
+    np.testing.assert_array_equal(default["observations"], as_is["observations"])
+    with pytest.raises(UserError, match="have no goals for --goal-scale"):
+        load(name, goal_scale=2.0)
 
 
 def test_empty_dataset():
