@@ -169,19 +169,23 @@ class Args:
 # discount and, but for pointmaze and other, expectile, inverse_temperature and the scale of rewards; TD3-BST's is a
 # uniform_weight of 1; the rest is ours. On AntMaze that is td3_bst.py's Morse network and its scale of positions and
 # goals, which were not searched with IQL's rewards.
-DOMAIN_FIELDS = (
-    "normalize_obs", "goal_scale", "discount", "reward_shift", "normalize_returns", "expectile",
-    "inverse_temperature", "morse_steps", "morse_learning_rate", "uniform_weight", "temperature", "eval_episodes",
+DEFAULTS = dict(
+    normalize_obs=True, goal_scale=1.0, discount=0.99, reward_shift=0.0, normalize_returns=False, expectile=0.7,
+    inverse_temperature=3.0, morse_steps=20_000, morse_learning_rate=1e-3, uniform_weight=1.0, temperature=0.5,
+    eval_episodes=10,
 )
 DOMAINS = {
-    "antmaze": ("antmaze", False, 4.0, 0.99, -1.0, False, 0.9, 10.0, 30_000, 5e-4, 30.0, 0.5, 100),
-    "pointmaze": ("pointmaze", True, 1.0, 0.99, -1.0, False, 0.9, 10.0, 20_000, 1e-3, 1.0, 0.5, 100),
-    "adroit": (r"\b(pen|door|hammer|relocate)\b", True, 1.0, 0.99, 0.0, False, 0.7, 0.5, 20_000, 1e-3, 1.0, 0.5, 10),
-    "kitchen": ("kitchen", True, 1.0, 0.99, 0.0, False, 0.7, 0.5, 20_000, 1e-3, 1.0, 0.5, 10),
-    "locomotion": (
-        "halfcheetah|hopper|walker2d|mujoco", True, 1.0, 0.99, 0.0, True, 0.7, 3.0, 20_000, 1e-3, 1.0, 0.5, 10
-    ),
-    "other": ("", True, 1.0, 0.99, 0.0, False, 0.7, 3.0, 20_000, 1e-3, 1.0, 0.5, 10),
+    "antmaze": ("antmaze", DEFAULTS | dict(
+        normalize_obs=False, goal_scale=4.0, reward_shift=-1.0, expectile=0.9, inverse_temperature=10.0,
+        morse_steps=30_000, morse_learning_rate=5e-4, uniform_weight=30.0, eval_episodes=100,
+    )),
+    "pointmaze": ("pointmaze", DEFAULTS | dict(
+        reward_shift=-1.0, expectile=0.9, inverse_temperature=10.0, eval_episodes=100
+    )),
+    "adroit": (r"\b(pen|door|hammer|relocate)\b", DEFAULTS | dict(inverse_temperature=0.5)),
+    "kitchen": ("kitchen", DEFAULTS | dict(inverse_temperature=0.5)),
+    "locomotion": ("halfcheetah|hopper|walker2d|mujoco", DEFAULTS | dict(normalize_returns=True)),
+    "other": ("", DEFAULTS),
 }
 DATA_KEYS = ("observations", "actions", "rewards", "next_observations", "terminations")
 
@@ -189,7 +193,7 @@ DATA_KEYS = ("observations", "actions", "rewards", "next_observations", "termina
 def domain_of(env_id):
     """The name of a dataset's row of DOMAINS."""
     text = Path(env_id).name if env_id.endswith((".hdf5", ".h5")) else env_id
-    return next(name for name, (pattern, *_) in DOMAINS.items() if re.search(pattern, text.lower()))
+    return next(name for name, (pattern, _) in DOMAINS.items() if re.search(pattern, text.lower()))
 
 
 class UserError(Exception):
@@ -816,8 +820,8 @@ def train(agent, data, args, generator, done, after_step):
 
 def resolve(args):
     """The arguments with unset fields filled from the domain's row of DOMAINS. Raises UserError where out of range."""
-    row = zip(DOMAIN_FIELDS, DOMAINS[domain_of(args.env_id)][1:])
-    args = dataclasses.replace(args, **{name: value for name, value in row if getattr(args, name) is None})
+    _, row = DOMAINS[domain_of(args.env_id)]
+    args = dataclasses.replace(args, **{name: value for name, value in row.items() if getattr(args, name) is None})
     zero = "seed total_timesteps morse_steps q_weight uniform_weight constant_weight policy_noise noise_clip discount "
     zero += "action_dims landscape_states"
     floors = dict.fromkeys(zero.split(), 0) | {"reward_shift": -1e12, "temperature": 1 / 80}
@@ -888,7 +892,7 @@ def main(args):
     facts = {"domain": domain_of(args.env_id), "dataset_id": info["dataset_id"]}
     facts |= {"transitions": info["transitions"], "terminal": int(data["terminations"].sum())}
     print("\n".join(f"{name:24} {value}" for name, value in (vars(args) | facts).items()))
-    print(f"the domain's row of DOMAINS fills {', '.join(DOMAIN_FIELDS)} where they are unset", flush=True)
+    print(f"the domain's row of DOMAINS fills {', '.join(DEFAULTS)} where they are unset", flush=True)
     run_name = f"{args.env_id.strip('/').replace('/', '-')}__{args.exp_name}__{args.seed}__{time.time_ns()}"
     run_dir = Path(args.resume or Path(args.runs_dir) / run_name)
     checkpoint_file = run_dir / "checkpoint.pt"

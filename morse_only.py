@@ -127,13 +127,16 @@ class Args:
 
 # What fills the fields left unset: the row whose pattern is the first to be found in the dataset's name. All ours but a
 # uniform_weight of 1, the paper's.
-DOMAIN_FIELDS = (
-    "normalize_obs", "goal_scale", "morse_steps", "morse_hidden_dims", "morse_learning_rate", "uniform_weight"
+DEFAULTS = dict(
+    normalize_obs=True, goal_scale=1.0, morse_steps=20_000, morse_hidden_dims=(256, 256, 256), morse_learning_rate=1e-3,
+    uniform_weight=1.0,
 )
 DOMAINS = {
-    "toy": ("^four-modes$", True, 1.0, 2_000, (128, 128), 1e-3, 1.0),
-    "antmaze": ("antmaze", False, 4.0, 30_000, (256, 256, 256), 5e-4, 30.0),
-    "other": ("", True, 1.0, 20_000, (256, 256, 256), 1e-3, 1.0),
+    "toy": ("^four-modes$", DEFAULTS | dict(morse_steps=2_000, morse_hidden_dims=(128, 128))),
+    "antmaze": ("antmaze", DEFAULTS | dict(
+        normalize_obs=False, goal_scale=4.0, morse_steps=30_000, morse_learning_rate=5e-4, uniform_weight=30.0
+    )),
+    "other": ("", DEFAULTS),
 }
 DATA_KEYS = ("observations", "actions", "rewards", "next_observations", "terminations")
 
@@ -141,7 +144,7 @@ DATA_KEYS = ("observations", "actions", "rewards", "next_observations", "termina
 def domain_of(env_id):
     """The name of a dataset's row of DOMAINS."""
     text = Path(env_id).name if env_id.endswith((".hdf5", ".h5")) else env_id
-    return next(name for name, (pattern, *_) in DOMAINS.items() if re.search(pattern, text.lower()))
+    return next(name for name, (pattern, _) in DOMAINS.items() if re.search(pattern, text.lower()))
 
 
 class UserError(Exception):
@@ -823,8 +826,8 @@ def draw_dataset(morse, held_out, info, certainty, near, args, figures):
 
 def resolve(args):
     """The arguments with unset fields filled from the domain's row of DOMAINS. Raises UserError where out of range."""
-    row = zip(DOMAIN_FIELDS, DOMAINS[domain_of(args.env_id)][1:])
-    args = dataclasses.replace(args, **{name: value for name, value in row if getattr(args, name) is None})
+    _, row = DOMAINS[domain_of(args.env_id)]
+    args = dataclasses.replace(args, **{name: value for name, value in row.items() if getattr(args, name) is None})
     zero = "seed total_timesteps morse_steps q_weight uniform_weight constant_weight policy_noise noise_clip discount "
     zero += "action_dims landscape_states"
     floors = dict.fromkeys(zero.split(), 0) | {"reward_shift": -1e12, "temperature": 1 / 80}

@@ -160,20 +160,21 @@ class Args:
 
 # What fills the fields left unset: the row whose pattern is the first to be found in the dataset's name. The paper's is
 # a uniform_weight of 1; TD3+BC's are to normalise, a discount of 0.99, (256, 256) and 3e-4; the rest is ours.
-DOMAIN_FIELDS = (
-    "normalize_obs", "goal_scale", "discount", "reward_shift", "reward_scale", "bound_targets", "actor_hidden_dims",
-    "actor_learning_rate", "anneal_actor_learning_rate", "morse_steps", "morse_learning_rate", "uniform_weight",
-    "temperature", "eval_episodes",
+DEFAULTS = dict(
+    normalize_obs=True, goal_scale=1.0, discount=0.99, reward_shift=0.0, reward_scale=1.0, bound_targets=False,
+    actor_hidden_dims=(256, 256), actor_learning_rate=3e-4, anneal_actor_learning_rate=False,
+    morse_steps=20_000, morse_learning_rate=1e-3, uniform_weight=1.0, temperature=0.5, eval_episodes=10,
 )
-OTHER = (True, 1.0, 0.99, 0.0, 1.0, False, (256, 256), 3e-4, False, 20_000, 1e-3, 1.0, 0.5, 10)
 DOMAINS = {
-    "antmaze": (
-        "antmaze", False, 4.0, 0.998, 0.0, 10.0, True, (256, 256, 256), 1e-3, True, 30_000, 5e-4, 30.0, 1.0, 100
-    ),
-    "pointmaze": ("pointmaze", True, 1.0, 0.99, -1.0, 1.0, False, (256, 256), 3e-4, False, 20_000, 1e-3, 1.0, 0.5, 100),
-    "adroit": (r"\b(pen|door|hammer|relocate)\b", *OTHER),
-    "locomotion": ("halfcheetah|hopper|walker2d|mujoco", *OTHER),
-    "other": ("", *OTHER),
+    "antmaze": ("antmaze", DEFAULTS | dict(
+        normalize_obs=False, goal_scale=4.0, discount=0.998, reward_scale=10.0, bound_targets=True,
+        actor_hidden_dims=(256, 256, 256), actor_learning_rate=1e-3, anneal_actor_learning_rate=True,
+        morse_steps=30_000, morse_learning_rate=5e-4, uniform_weight=30.0, temperature=1.0, eval_episodes=100,
+    )),
+    "pointmaze": ("pointmaze", DEFAULTS | dict(reward_shift=-1.0, eval_episodes=100)),
+    "adroit": (r"\b(pen|door|hammer|relocate)\b", DEFAULTS),
+    "locomotion": ("halfcheetah|hopper|walker2d|mujoco", DEFAULTS),
+    "other": ("", DEFAULTS),
 }
 DATA_KEYS = ("observations", "actions", "rewards", "next_observations", "terminations")
 
@@ -181,7 +182,7 @@ DATA_KEYS = ("observations", "actions", "rewards", "next_observations", "termina
 def domain_of(env_id):
     """The name of a dataset's row of DOMAINS."""
     text = Path(env_id).name if env_id.endswith((".hdf5", ".h5")) else env_id
-    return next(name for name, (pattern, *_) in DOMAINS.items() if re.search(pattern, text.lower()))
+    return next(name for name, (pattern, _) in DOMAINS.items() if re.search(pattern, text.lower()))
 
 
 class UserError(Exception):
@@ -784,8 +785,8 @@ def train(agent, data, args, generator, done, after_step):
 
 def resolve(args):
     """The arguments with unset fields filled from the domain's row of DOMAINS. Raises UserError where out of range."""
-    row = zip(DOMAIN_FIELDS, DOMAINS[domain_of(args.env_id)][1:])
-    args = dataclasses.replace(args, **{name: value for name, value in row if getattr(args, name) is None})
+    _, row = DOMAINS[domain_of(args.env_id)]
+    args = dataclasses.replace(args, **{name: value for name, value in row.items() if getattr(args, name) is None})
     zero = "seed total_timesteps morse_steps q_weight uniform_weight constant_weight policy_noise noise_clip discount "
     zero += "action_dims landscape_states"
     floors = dict.fromkeys(zero.split(), 0) | {"reward_shift": -1e12, "temperature": 1 / 80}
@@ -856,7 +857,7 @@ def main(args):
     facts = {"domain": domain_of(args.env_id), "dataset_id": info["dataset_id"]}
     facts |= {"transitions": info["transitions"], "terminal": int(data["terminations"].sum())}
     print("\n".join(f"{name:24} {value}" for name, value in (vars(args) | facts).items()))
-    print(f"the domain's row of DOMAINS fills {', '.join(DOMAIN_FIELDS)} where they are unset", flush=True)
+    print(f"the domain's row of DOMAINS fills {', '.join(DEFAULTS)} where they are unset", flush=True)
     run_name = f"{args.env_id.strip('/').replace('/', '-')}__{args.exp_name}__{args.seed}__{time.time_ns()}"
     run_dir = Path(args.resume or Path(args.runs_dir) / run_name)
     checkpoint_file = run_dir / "checkpoint.pt"

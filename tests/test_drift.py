@@ -12,7 +12,7 @@ from conftest import ROOT
 OWN = {  # what each script has of its own under a name that another one uses too
     "Args": "each algorithm's arguments",
     "DOMAINS": "each algorithm's values for a domain",
-    "DOMAIN_FIELDS": "the arguments that they are for",
+    "DEFAULTS": "what it has where a domain needs nothing else",
     "critic_loss": "TD3's target is its policy's action, IQL's the value network",
     "make_agent": "each algorithm's networks and optimisers",
     "update": "each algorithm's update",
