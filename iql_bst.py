@@ -67,6 +67,8 @@ class Args:
     """torch device; unset: cuda if there is one, else cpu"""
     matmul_precision: Literal["highest", "high", "medium"] = "high"
     """of float32 matrix products, where the device can: medium is bfloat16, high is TF32, highest always float32"""
+    compile: bool = False
+    """whether to compile the update by torch.compile, which needs a C++ compiler; faster after a minute's start"""
     total_timesteps: int = 1_000_000
     """gradient steps after Morse pre-training"""
     eval_freq: int = 50_000
@@ -809,7 +811,8 @@ def train(agent, data, args, generator, done, after_step):
         train_morse(agent, data, args, generator, done["morse"], after_step)
     if args.normalize_returns:
         normalize_returns(data)
-    updates = repeat(lambda: update(agent, data, args, generator), generator)
+    run_update = torch.compile(update) if args.compile else update
+    updates = repeat(lambda: run_update(agent, data, args, generator), generator)
     for step in range(done["policy"], args.total_timesteps, args.policy_frequency):
         metrics = next(updates)
         agent.schedule.step()
@@ -880,6 +883,9 @@ def main(args):
         if device.type == "cuda":
             torch.cuda.set_device(device)
     torch.set_float32_matmul_precision(args.matmul_precision)
+    if args.compile:
+        with explain("--compile cannot be used here", "leave it out"):
+            torch.compile(torch.sin)(torch.zeros(1, device=device))
     if args.evaluate:
         with explain(f"{args.evaluate} has no policy that can be evaluated", "train one first"):
             model = torch.load(Path(args.evaluate) / "model.pt", map_location=device, weights_only=True)

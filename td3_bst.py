@@ -66,6 +66,8 @@ class Args:
     """torch device; unset: cuda if there is one, else cpu"""
     matmul_precision: Literal["highest", "high", "medium"] = "high"
     """of float32 matrix products, where the device can: medium is bfloat16, high is TF32, highest always float32"""
+    compile: bool = False
+    """whether to compile the update by torch.compile, which needs a C++ compiler; faster after a minute's start"""
     total_timesteps: int = 1_000_000
     """gradient steps after Morse pre-training"""
     eval_freq: int = 50_000
@@ -773,7 +775,8 @@ def train(agent, data, args, generator, done, after_step):
     bounds = return_bounds(data, args.discount) if args.bound_targets and args.q_weight > 0 else None
     if bounds is not None:
         print("critic targets are kept from {:.6g} to {:.6g}".format(*bounds), flush=True)
-    updates = repeat(lambda: update(agent, data, args, generator, bounds), generator)
+    run_update = torch.compile(update) if args.compile else update
+    updates = repeat(lambda: run_update(agent, data, args, generator, bounds), generator)
     for step in range(done["policy"], args.total_timesteps, args.policy_frequency):
         metrics = next(updates)
         if args.anneal_actor_learning_rate:
@@ -845,6 +848,9 @@ def main(args):
         if device.type == "cuda":
             torch.cuda.set_device(device)
     torch.set_float32_matmul_precision(args.matmul_precision)
+    if args.compile:
+        with explain("--compile cannot be used here", "leave it out"):
+            torch.compile(torch.sin)(torch.zeros(1, device=device))
     if args.evaluate:
         with explain(f"{args.evaluate} has no policy that can be evaluated", "train one first"):
             model = torch.load(Path(args.evaluate) / "model.pt", map_location=device, weights_only=True)

@@ -86,7 +86,8 @@ def td3_bst(arrays, device, **kwargs):
     data = {key: torch.from_numpy(array).to(device) for key, array in zip(module.DATA_KEYS, arrays.values())}
     agent = module.make_agent(arrays["observations"].shape[1], arrays["actions"].shape[1], args, device)
     generator = torch.Generator(device).manual_seed(0)
-    updates = module.repeat(lambda: module.update(agent, data, args, generator), generator)
+    run_update = torch.compile(module.update) if args.compile else module.update
+    updates = module.repeat(lambda: run_update(agent, data, args, generator), generator)
     return lambda steps: [next(updates) for _ in range(steps // args.policy_frequency)]
 
 
@@ -186,7 +187,7 @@ def main(args):
         print(f"matrix products, {precision}: {rate / 1e9:.0f} GFLOP/s")
     modes = {"TD3-BST": {}, "TD3-BST, critics without LayerNorm": {"critic_layernorm": False}}
     modes |= {"TD3+BC": {"weighting": "constant"}, "TD3+BC, no LayerNorm": {"weighting": "constant", "critic_layernorm": False}}
-    modes |= {"behaviour cloning": {"weighting": "constant", "q_weight": 0.0}}
+    modes |= {"behaviour cloning": {"weighting": "constant", "q_weight": 0.0}, "TD3-BST, compiled": {"compile": True}}
     for name in args.dims:
         arrays = random_data(*DIMS[name])
         runs = {}  # name: precision, function of the number of steps
@@ -211,7 +212,7 @@ def main(args):
         for run, (precision, train) in runs.items():
             rate, ratio = np.median(rates[run][1:]), np.median(np.array(rates[run][1:]) / base)
             columns = f"{rate:9.1f} {ratio:6.2f}"
-            if "jax" not in run.lower() and device.type == "cpu":
+            if "jax" not in run.lower() and "compiled" not in run and device.type == "cpu":
                 flops, moved = work(train)
                 columns += f" {flops / 1e6:6.0f} {moved / 1e6:5.1f} {flops * rate / 1e9:8.1f}"
                 columns += f" {flops * rate / ceilings.get(precision, np.nan):10.0%}"

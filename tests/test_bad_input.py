@@ -197,6 +197,14 @@ def test_command_line(tmp_path):
     assert run_script("td3_bst.py", "--no-such-flag", cwd=tmp_path, ok=False).returncode == 2
 
 
+def test_compile_without_a_compiler(pointmaze, tmp_path):
+    """Said at the start, not after the Morse network's training."""
+    flags = ("--env-id", pointmaze, "--compile", "--runs-dir", str(tmp_path / "runs"))
+    process = run_script("td3_bst.py", *flags, ok=False, CXX="/none", TORCHINDUCTOR_CACHE_DIR=str(tmp_path / "cache"))
+    assert process.returncode == 1 and not (tmp_path / "runs").exists()
+    assert process.stderr.splitlines()[-1].startswith("error: --compile cannot be used here")
+
+
 def test_dataset_maker(pointmaze):
     process = run_script("benchmark/make_dataset.py", "pointmaze-umaze", ok=False)
     assert process.returncode == 1 and "delete that folder first" in process.stderr
