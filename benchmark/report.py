@@ -378,8 +378,8 @@ def tables(records, rows):
             texts[f"aggregates {title}"] = aggregate_table(scores) if scores and comparable else ""
         texts[f"kernel scale {title}"] = ablation(group, "kernel_scale_factor", "lambda = {:g} k")
         texts[f"dataset size {title}"] = ablation(group, "dataset_fraction", "{:.0%} of the episodes")
-        repeated = {key: runs for key, runs in group.items() if len(runs) > 1}
-        texts[f"repeated {title}"] = policies(repeated) if repeated else ""
+        plain = {key: runs for key, runs in group.items() if re.fullmatch("[^`]+( `--constant-weight [^`]*`)?", key[1])}
+        texts[f"defaults {title}"] = policies(plain) if plain else ""
         studies = [record for record in others if group_of(record["dataset_id"]) == title]
         texts[f"certainty {title}"] = certainties(studies) if studies else ""
     return {name: text for name, text in texts.items() if text}

@@ -77,6 +77,8 @@ def test_scores_page(tmp_path, capsys):
         command = f"{MORSE} --dataset-fraction {fraction}"
         fields = ANTMAZE | {"dataset_fraction": fraction, "temperature": 1.0}
         write_result(tmp_path, f"d{fraction}", 1, [end], [1], command, "td3-bst/antmaze-y-v0", **fields)
+    write_result(tmp_path, "i", 1, [40], [1], MORSE, elsewhere, weighting="constant", constant_weight=2.0)
+    write_result(tmp_path, "j", 1, [50], [1], MORSE, elsewhere, temperature=2.0)
     write_result(tmp_path, "e", 1, [None], [1], MORSE, "mujoco/ant/expert-v0", total_timesteps=100)
     write_result(tmp_path, "f", 1, [1.0], [1], MORSE, "D4RL/pointmaze/umaze-v2")
     out = tmp_path / "out"
@@ -99,12 +101,15 @@ def test_scores_page(tmp_path, capsys):
     assert [row[key] for key in ("seeds", "commit", "command")] == ["1 2", "c0ffee", MORSE.format(1) + " --device cpu"]
     assert row["mean of the last tenth"] == f"{(0 + 95 + 90 + 0 + 95 + 70) / 6:.2f}"
     part = tmp_path / "part.md"
-    part.write_text("<!-- repeated Recreated PointMaze -->\n<!-- /repeated Recreated PointMaze -->\n")
+    part.write_text("<!-- defaults Recreated PointMaze -->\n<!-- /defaults Recreated PointMaze -->\n")
     tables(capsys, tmp_path, into=str(part))
-    lines = part.read_text().splitlines()[3:-1]  # two methods of two seeds each, in this maze
+    lines = part.read_text().splitlines()[3:-1]  # what has no flags, but for the size of a constant weight
     assert [line.split(" | ")[:5] for line in lines] == [
         [f"| {maze}", "TD3-BST", "1,000", "1, 2", "80.0 [70.0, 90.0]"],
         [f"| {maze}", "behaviour cloning", "1,000", "1, 2", "30.0 [10.0, 50.0]"],
+        [f"| {elsewhere}", "Morse-weighted behaviour cloning", "50", "1", "100.0"],
+        [f"| {elsewhere}", "TD3+BC `--constant-weight 2`", "50", "1", "40.0"],
+        [f"| {elsewhere}", "behaviour cloning", "50", "1", "100.0"],
     ]
     drawn = {path.stem for path in (out / "figures").iterdir()}
     assert drawn >= {"curves-locomotion", "profiles-locomotion", "curves-minari-mujoco", "curves-recreated-pointmaze"}
