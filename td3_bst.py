@@ -67,7 +67,7 @@ class Args:
     matmul_precision: Literal["highest", "high", "medium"] = "high"
     """of float32 matrix products, where the device can: medium is bfloat16, high is TF32, highest always float32"""
     compile: bool = False
-    """whether to compile the update by torch.compile, which needs a C++ compiler; faster after a minute's start"""
+    """whether torch.compile compiles the update: faster after a minute's start; a CPU needs a C++ compiler for it"""
     total_timesteps: int = 1_000_000
     """gradient steps after Morse pre-training"""
     eval_freq: int = 50_000
@@ -848,8 +848,8 @@ def main(args):
         if device.type == "cuda":
             torch.cuda.set_device(device)
     torch.set_float32_matmul_precision(args.matmul_precision)
-    if args.compile:
-        with explain("--compile cannot be used here", "leave it out"):
+    if args.compile and not args.evaluate:
+        with explain("--compile cannot be used here", "a new run can do without it"):
             torch.compile(torch.sin)(torch.zeros(1, device=device))
     if args.evaluate:
         with explain(f"{args.evaluate} has no policy that can be evaluated", "train one first"):

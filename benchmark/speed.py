@@ -181,6 +181,7 @@ def shares(train, steps, device):
 
 def main(args):
     torch.set_num_threads(args.threads)
+    torch._dynamo.config.recompile_limit = 64  # all modes compile one function, each in variants of its own
     device = torch.device(args.device)
     ceilings = {precision: product_rate(device, precision) for precision in args.precisions}
     for precision, rate in ceilings.items():

@@ -1,5 +1,7 @@
 """Every bad input ends in one clear line and a non-zero exit, before any training."""
 
+import json
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -198,11 +200,17 @@ def test_command_line(tmp_path):
 
 
 def test_compile_without_a_compiler(pointmaze, tmp_path):
-    """Said at the start, not after the Morse network's training."""
-    flags = ("--env-id", pointmaze, "--compile", "--runs-dir", str(tmp_path / "runs"))
-    process = run_script("td3_bst.py", *flags, ok=False, CXX="/none", TORCHINDUCTOR_CACHE_DIR=str(tmp_path / "cache"))
+    """Said at the start, not after the Morse network's training. An evaluation compiles nothing."""
+    flags = ("--env-id", pointmaze, "--compile", "--device", "cpu", "--runs-dir", str(tmp_path / "runs"))
+    without = {"CXX": "/none", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    process = run_script("td3_bst.py", *flags, ok=False, **without)
     assert process.returncode == 1 and not (tmp_path / "runs").exists()
     assert process.stderr.splitlines()[-1].startswith("error: --compile cannot be used here")
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "args.json").write_text(json.dumps({"args": {"env_id": pointmaze, "device": "cpu", "compile": True}}))
+    process = run_script("td3_bst.py", "--evaluate", str(run), ok=False, **without)
+    assert process.stderr.splitlines()[-1].startswith(f"error: {run} has no policy that can be evaluated")
 
 
 def test_dataset_maker(pointmaze):
