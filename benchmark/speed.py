@@ -51,6 +51,8 @@ class Args:
     """which datasets' dimensions: hopper, antmaze"""
     precisions: tuple[str, ...] = ("highest", "medium")
     """values of --matmul-precision to measure"""
+    compile: bool = False
+    """time TD3-BST with --compile too"""
     corl: Path | None = None
     """clone of tinkoff-ai/CORL to time beside"""
     jax_corl: Path | None = None
@@ -188,7 +190,9 @@ def main(args):
         print(f"matrix products, {precision}: {rate / 1e9:.0f} GFLOP/s")
     modes = {"TD3-BST": {}, "TD3-BST, critics without LayerNorm": {"critic_layernorm": False}}
     modes |= {"TD3+BC": {"weighting": "constant"}, "TD3+BC, no LayerNorm": {"weighting": "constant", "critic_layernorm": False}}
-    modes |= {"behaviour cloning": {"weighting": "constant", "q_weight": 0.0}, "TD3-BST, compiled": {"compile": True}}
+    modes |= {"behaviour cloning": {"weighting": "constant", "q_weight": 0.0}}
+    if args.compile:
+        modes["TD3-BST, compiled"] = {"compile": True}
     for name in args.dims:
         arrays = random_data(*DIMS[name])
         runs = {}  # name: precision, function of the number of steps
