@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Every method on recreated AntMaze, for where Minari's cannot be downloaded: shorter than the default's million steps.
-# Before: for maze in umaze medium-diverse large-diverse "umaze-diverse --one-goal", run
+# Before: for maze in umaze medium-diverse large-diverse "umaze-diverse --one-goal" "medium-play --one-goal", run
 # `python benchmark/make_dataset.py antmaze-$maze`. SEEDS, WORKERS, FILTER, FLAGS and DRY_RUN: see run.sh.
 exec bash "$(dirname "$0")/run.sh" <<'COMMANDS'
 python td3_bst.py --env-id td3-bst/antmaze-umaze-v0 --total-timesteps 200000
@@ -10,6 +10,10 @@ python td3_bst.py --env-id td3-bst/antmaze-umaze-diverse-one-goal-v0 --total-tim
 python td3_bst.py --env-id td3-bst/antmaze-umaze-diverse-one-goal-v0 --total-timesteps 200000 --kernel-scale-factor 0.1
 python td3_bst.py --env-id td3-bst/antmaze-umaze-diverse-one-goal-v0 --total-timesteps 200000 --kernel-scale-factor 1
 python td3_bst.py --env-id td3-bst/antmaze-umaze-diverse-one-goal-v0 --total-timesteps 200000 --kernel-scale-factor 2
+python td3_bst.py --env-id td3-bst/antmaze-medium-play-one-goal-v0 --total-timesteps 200000
+python td3_bst.py --env-id td3-bst/antmaze-medium-play-one-goal-v0 --total-timesteps 200000 --weighting constant --constant-weight 2
+python td3_bst.py --env-id td3-bst/antmaze-medium-play-one-goal-v0 --total-timesteps 200000 --weighting constant
+python td3_bst.py --env-id td3-bst/antmaze-medium-play-one-goal-v0 --total-timesteps 200000 --weighting constant --q-weight 0
 python td3_bst.py --env-id td3-bst/antmaze-medium-diverse-v0 --total-timesteps 300000 --eval-freq 100000
 python td3_bst.py --env-id td3-bst/antmaze-medium-diverse-v0 --total-timesteps 300000 --eval-freq 100000 --weighting constant --constant-weight 2
 python td3_bst.py --env-id td3-bst/antmaze-medium-diverse-v0 --total-timesteps 300000 --eval-freq 100000 --weighting constant --q-weight 0

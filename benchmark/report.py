@@ -34,6 +34,7 @@ BEFORE = {  # what runs did that are older than the field
 }
 BOUNDS = {"random": "random policy", "planner": "the data's planner without noise"}
 KERNEL = {"kernel", "kernel_scale_factor", "distances"}  # in other columns, or of no interest
+PLAIN = r"[^`]+( `--(constant-weight|matmul-precision|compile)[^`]*`)*"  # a method's name with flags that may be added
 METHODS = ("behaviour cloning", "Morse-weighted behaviour cloning", "TD3+BC", "IQL", "IQL-BST", "TD3-BST")
 LEGEND = """A score is the mean over seeds of the last evaluation's, never the best one's: the success rate in mazes,
 in percent, else the normalised return, or the return where there are no reference scores. In brackets is its 95%
@@ -378,7 +379,7 @@ def tables(records, rows):
             texts[f"aggregates {title}"] = aggregate_table(scores) if scores and comparable else ""
         texts[f"kernel scale {title}"] = ablation(group, "kernel_scale_factor", "lambda = {:g} k")
         texts[f"dataset size {title}"] = ablation(group, "dataset_fraction", "{:.0%} of the episodes")
-        plain = {key: runs for key, runs in group.items() if re.fullmatch("[^`]+( `--constant-weight [^`]*`)?", key[1])}
+        plain = {key: runs for key, runs in group.items() if re.fullmatch(PLAIN, key[1])}
         texts[f"defaults {title}"] = policies(plain) if plain else ""
         studies = [record for record in others if group_of(record["dataset_id"]) == title]
         texts[f"certainty {title}"] = certainties(studies) if studies else ""
