@@ -34,14 +34,14 @@ BEFORE = {  # what runs did that are older than the field
 }
 BOUNDS = {"random": "random policy", "planner": "the data's planner without noise"}
 KERNEL = {"kernel", "kernel_scale_factor", "distances"}  # in other columns, or of no interest
-PLAIN = r"[^`]+( `--(constant-weight|matmul-precision|compile)[^`]*`)*"  # a method's name with flags that may be added
+PLAIN = r"[^`]+( `--(constant-weight|matmul-precision|compile)( [^`]*)?`)*"  # a method's name with flags that may be added
 METHODS = ("behaviour cloning", "Morse-weighted behaviour cloning", "TD3+BC", "IQL", "IQL-BST", "TD3-BST")
 LEGEND = """A score is the mean over seeds of the last evaluation's, never the best one's: the success rate in mazes,
 in percent, else the normalised return, or the return where there are no reference scores. In brackets is its 95%
 bootstrap interval, too narrow where seeds are few. The tables of methods have those without further flags, the last table
 every row; flags are what a row's runs had other than today's defaults, and its command is of its commit. Datasets
-whose name begins with `td3-bst/` are **recreated**. An empty cell has not been measured. Curves are means over seeds,
-their bands run from the lowest seed to the highest."""
+whose name begins with `td3-bst/` are **recreated**. An empty cell has not been measured without further flags. Curves
+are means over seeds, their bands run from the lowest seed to the highest."""
 PEERS = Path(__file__).with_name("peers.csv")
 GROUPS = {  # title: pattern of its dataset ids, pattern of their names in peers.csv, what must be said of the figures
     "Locomotion": (

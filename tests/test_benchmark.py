@@ -80,6 +80,7 @@ def test_scores_page(tmp_path, capsys):
     write_result(tmp_path, "i", 1, [40], [1], MORSE, elsewhere, weighting="constant", constant_weight=2.0)
     write_result(tmp_path, "j", 1, [50], [1], MORSE, elsewhere, temperature=2.0)
     write_result(tmp_path, "k", 1, [60], [1], MORSE, elsewhere, matmul_precision="medium", compile=True)
+    write_result(tmp_path, "l", 1, [70], [1], MORSE, elsewhere, temperature=2.0, compile=True)
     write_result(tmp_path, "e", 1, [None], [1], MORSE, "mujoco/ant/expert-v0", total_timesteps=100)
     write_result(tmp_path, "f", 1, [1.0], [1], MORSE, "D4RL/pointmaze/umaze-v2")
     out = tmp_path / "out"
@@ -104,7 +105,7 @@ def test_scores_page(tmp_path, capsys):
     part = tmp_path / "part.md"
     part.write_text("<!-- defaults Recreated PointMaze -->\n<!-- /defaults Recreated PointMaze -->\n")
     tables(capsys, tmp_path, into=str(part))
-    lines = part.read_text().splitlines()[3:-1]  # what has no flags but a constant weight's size and how products are computed
+    lines = part.read_text().splitlines()[3:-1]  # without flags but a constant weight's and the precision's
     assert [line.split(" | ")[:5] for line in lines] == [
         [f"| {maze}", "TD3-BST", "1,000", "1, 2", "80.0 [70.0, 90.0]"],
         [f"| {maze}", "behaviour cloning", "1,000", "1, 2", "30.0 [10.0, 50.0]"],
