@@ -195,30 +195,31 @@ def main(args):
         modes["TD3-BST, compiled"] = {"compile": True}
     for name in args.dims:
         arrays = random_data(*DIMS[name])
-        runs = {}  # name: precision, function of the number of steps
+        runs = {}  # name: precision, function of the device to a function of the number of steps
         if args.corl:
-            runs["CORL td3_bc.py"] = "highest", corl_td3_bc(args.corl, arrays, device)
+            runs["CORL td3_bc.py"] = "highest", functools.partial(corl_td3_bc, args.corl, arrays)
         if args.jax_corl:
-            runs["JAX-CORL td3bc.py"] = "highest", jax_corl_td3_bc(args.jax_corl, arrays, device)
+            runs["JAX-CORL td3bc.py"] = "highest", functools.partial(jax_corl_td3_bc, args.jax_corl, arrays)
         for precision in args.precisions:
             for mode, kwargs in modes.items():
-                runs[f"{mode}, {precision}"] = precision, td3_bst(arrays, device, **kwargs)
+                runs[f"{mode}, {precision}"] = precision, functools.partial(td3_bst, arrays, **kwargs)
+        trains = {run: make(device) for run, (_, make) in runs.items()}
         rates = {run: [] for run in runs}
         for turn in range(args.turns + 1):
-            for run, (precision, train) in runs.items():
+            for run, (precision, _) in runs.items():
                 torch.set_float32_matmul_precision(precision)
                 started = time.perf_counter()
-                train(args.steps)
+                trains[run](args.steps)
                 synchronize(device)
                 rates[run].append(args.steps / (time.perf_counter() - started))
             print(f"\r{name}: turn {turn} of {args.turns}", end="", flush=True)
         base = np.array(next(iter(rates.values()))[1:])  # the first turn warms up
         print(f"\n{'updates/s':>9} {'ratio':>6} {'MFLOP':>6} {'MB':>5} {'GFLOP/s':>8} {'of ceiling':>10}  {name}, threads {args.threads}")
-        for run, (precision, train) in runs.items():
+        for run, (precision, make) in runs.items():
             rate, ratio = np.median(rates[run][1:]), np.median(np.array(rates[run][1:]) / base)
             columns = f"{rate:9.1f} {ratio:6.2f}"
-            if "jax" not in run.lower() and "compiled" not in run and device.type == "cpu":
-                flops, moved = work(train)
+            if "jax" not in run.lower() and "compiled" not in run:
+                flops, moved = work(make(torch.device("cpu")))  # nothing is to be counted in the replay of a graph
                 columns += f" {flops / 1e6:6.0f} {moved / 1e6:5.1f} {flops * rate / 1e9:8.1f}"
                 columns += f" {flops * rate / ceilings.get(precision, np.nan):10.0%}"
             else:
@@ -227,7 +228,7 @@ def main(args):
         if device.type == "cpu":
             for precision in args.precisions:
                 torch.set_float32_matmul_precision(precision)
-                parts = shares(runs[f"TD3-BST, {precision}"][1], args.steps, device)
+                parts = shares(trains[f"TD3-BST, {precision}"], args.steps, device)
                 print(f"TD3-BST, {precision}: " + ", ".join(f"{part} {share:.0%}" for part, share in parts.items()))
 
 
