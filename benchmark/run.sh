@@ -2,8 +2,8 @@
 # Run the commands on standard input, one a line, each once per seed: what every experiment's script here ends in.
 #
 #   SEEDS="1 2 3 4 5"   seeds
-#   WORKERS=1           processes at a time; on a CPU they share its cores evenly; on one GPU more than one pays only with
-#                       NVIDIA's MPS, started before by `nvidia-cuda-mps-control -d` (benchmark/speed.md)
+#   WORKERS=1           processes at a time; on a CPU they share its cores evenly; on one GPU their updates gain only by
+#                       NVIDIA's MPS, started before with `nvidia-cuda-mps-control -d` (benchmark/speed.md)
 #   FILTER=REGEX        only the commands that match, e.g. FILTER=medium or FILTER='umaze .*--seed 1$'
 #   FLAGS="..."         added to every command, e.g. FLAGS="--total-timesteps 300000"
 #   DRY_RUN=1           print the commands
