@@ -68,7 +68,7 @@ class Args:
     matmul_precision: Literal["highest", "high", "medium"] = "high"
     """of float32 matrix products, where the device can: medium is bfloat16, high is TF32, highest always float32"""
     compile: bool = False
-    """whether torch.compile compiles the update: faster after a minute's start; a CPU needs a C++ compiler for it"""
+    """whether torch.compile compiles losses and gradients: faster after a minute's start; a CPU needs a C++ compiler"""
     total_timesteps: int = 1_000_000
     """gradient steps after Morse pre-training"""
     eval_freq: int = 50_000
@@ -291,20 +291,22 @@ def morse_loss(morse, obs, action, uniform_action, uniform_weight=1.0):
 
 
 def value_loss(value, target_critic, batch, expectile):
-    """IQL's expectile regression of the value network, mapping obs to (batch, 1), on the target critics."""
+    """IQL's expectile regression of the value network, obs to (batch, 1), on the target critics, and its parts."""
     with torch.no_grad():
         q = target_critic(batch["observations"], batch["actions"]).min(0).values  # min_i Q'_i(s, a), (batch,)
     u = q - value(batch["observations"]).squeeze(-1)  # (batch,)
-    return ((expectile - (u < 0).to(u)).abs() * u.square()).mean()  # E_D[|tau - 1(u < 0)| u^2]
+    loss = ((expectile - (u < 0).to(u)).abs() * u.square()).mean()  # E_D[|tau - 1(u < 0)| u^2]
+    return loss, {"loss/value": loss}
 
 
 def critic_loss(critic, value, batch, discount):
-    """IQL's critic loss, summed over the twins: no action outside the data."""
+    """IQL's critic loss, summed over the twins, and its parts: no action outside the data."""
     with torch.no_grad():
         next_value = value(batch["next_observations"]).squeeze(-1)  # (batch,)
         target = batch["rewards"] + discount * (1 - batch["terminations"]) * next_value  # r + gamma (1 - d) V(s')
     q = critic(batch["observations"], batch["actions"])  # (2, batch), against a target of (batch,)
-    return (q - target).square().mean(1).sum()  # sum_i E_D[(Q_i(s, a) - target)^2]
+    loss = (q - target).square().mean(1).sum()  # sum_i E_D[(Q_i(s, a) - target)^2]
+    return loss, {"loss/critic": loss}
 
 
 def actor_loss(actor, critic, morse, batch, args):
@@ -778,31 +780,41 @@ def sample(data, batch_size, generator, keys):
     return {key: data[key][index] for key in keys}
 
 
-def update(agent, data, args, generator):
+def gradient(loss_function, parameters, *inputs):
+    """Add the gradient of a loss to these parameters and to no others. Returns its metrics, tensors without a gradient.
+
+    `loss_function(*inputs)` is the loss and its metrics. With --compile this is what is compiled: into one graph."""
+    loss, metrics = loss_function(*inputs)
+    loss.backward(inputs=parameters)
+    return {name: value.detach() for name, value in metrics.items()}
+
+
+def update(agent, data, args, generator, gradient=gradient):
     """`policy_frequency` gradient steps of IQL's value, critics and target critics, then one of the policy.
 
-    Returns metrics of the last step as tensors, none with a gradient: nothing waits for the device."""
+    Returns metrics of the last step as tensors: nothing waits for the device."""
+    metrics = {}
     for _ in range(args.policy_frequency):
         batch = sample(data, args.batch_size, generator, DATA_KEYS)
-        loss_v = value_loss(agent.value, agent.target_critic, batch, args.expectile)
+        inputs = agent.value, agent.target_critic, batch, args.expectile
         agent.value_optimizer.zero_grad()
-        loss_v.backward()
+        metrics |= gradient(value_loss, list(agent.value.parameters()), *inputs)
         agent.value_optimizer.step()
-        loss_q = critic_loss(agent.critic, agent.value, batch, args.discount)
+        inputs = agent.critic, agent.value, batch, args.discount
         agent.critic_optimizer.zero_grad()
-        loss_q.backward()
+        metrics |= gradient(critic_loss, list(agent.critic.parameters()), *inputs)
         agent.critic_optimizer.step()
         with torch.no_grad():  # target <- (1 - tau) target + tau network
             torch._foreach_lerp_(list(agent.target_critic.parameters()), list(agent.critic.parameters()), args.tau)
-    if args.policy_extraction == "bst":
-        loss, metrics = actor_loss(agent.actor, agent.critic, agent.morse, batch, args)
-    else:
-        loss, metrics = awr_loss(agent.actor, agent.log_std[0], agent.value, agent.target_critic, batch, args)
     agent.actor_optimizer.zero_grad()
-    loss.backward(inputs=agent.actor_optimizer.param_groups[0]["params"])  # the critic is not to move
+    if args.policy_extraction == "bst":
+        inputs = agent.actor, agent.critic, agent.morse, batch, args
+        metrics |= gradient(actor_loss, list(agent.actor.parameters()), *inputs)
+    else:
+        inputs = agent.actor, agent.log_std[0], agent.value, agent.target_critic, batch, args
+        metrics |= gradient(awr_loss, [*agent.actor.parameters(), *agent.log_std], *inputs)
     agent.actor_optimizer.step()
-    metrics |= {"loss/value": loss_v, "loss/critic": loss_q}
-    return {name: value.detach() for name, value in metrics.items()}
+    return metrics
 
 
 def train(agent, data, args, generator, done, after_step):
@@ -811,8 +823,11 @@ def train(agent, data, args, generator, done, after_step):
         train_morse(agent, data, args, generator, done["morse"], after_step)
     if args.normalize_returns:
         normalize_returns(data)
-    run_update = torch.compile(update) if args.compile else update
-    updates = repeat(lambda: run_update(agent, data, args, generator), generator)
+    compute = gradient
+    if args.compile:
+        torch._dynamo.config.trace_autograd_ops = True  # backward() too
+        compute = torch.compile(gradient)
+    updates = repeat(lambda: update(agent, data, args, generator, compute), generator)
     for step in range(done["policy"], args.total_timesteps, args.policy_frequency):
         metrics = next(updates)
         agent.schedule.step()

@@ -67,7 +67,7 @@ class Args:
     matmul_precision: Literal["highest", "high", "medium"] = "high"
     """of float32 matrix products, where the device can: medium is bfloat16, high is TF32, highest always float32"""
     compile: bool = False
-    """whether torch.compile compiles the update: faster after a minute's start; a CPU needs a C++ compiler for it"""
+    """whether torch.compile compiles losses and gradients: faster after a minute's start; a CPU needs a C++ compiler"""
     total_timesteps: int = 1_000_000
     """gradient steps after Morse pre-training"""
     eval_freq: int = 50_000
@@ -288,9 +288,9 @@ def return_bounds(data, discount):
 
 
 def critic_loss(critic, target_critic, target_actor, batch, noise, discount, bounds=None):
-    """TD3's critic loss, summed over the twins. The target policy's action gets noise (batch, k), clipped already.
+    """TD3's critic loss, summed over the twins, and its parts. The target policy's action gets noise (batch, k).
 
-    Targets are clipped to `bounds`, if there are any."""
+    The noise is clipped already; targets are clipped to `bounds`, if there are any."""
     with torch.no_grad():
         next_action = (target_actor(batch["next_observations"]) + noise).clamp(-1, 1)
         next_q = target_critic(batch["next_observations"], next_action).min(0).values  # (batch,)
@@ -298,7 +298,8 @@ def critic_loss(critic, target_critic, target_actor, batch, noise, discount, bou
         if bounds is not None:
             target = target.clamp(*bounds)
     q = critic(batch["observations"], batch["actions"])  # (2, batch), against a target of (batch,)
-    return (q - target).square().mean(1).sum()  # sum_i E_D[(Q_i(s, a) - target)^2]
+    loss = (q - target).square().mean(1).sum()  # sum_i E_D[(Q_i(s, a) - target)^2]
+    return loss, {"loss/critic": loss}
 
 
 def actor_loss(actor, critic, morse, batch, args):
@@ -741,31 +742,37 @@ def sample(data, batch_size, generator, keys):
     return {key: data[key][index] for key in keys}
 
 
-def update(agent, data, args, generator, bounds=None):
+def gradient(loss_function, parameters, *inputs):
+    """Add the gradient of a loss to these parameters and to no others. Returns its metrics, tensors without a gradient.
+
+    `loss_function(*inputs)` is the loss and its metrics. With --compile this is what is compiled: into one graph."""
+    loss, metrics = loss_function(*inputs)
+    loss.backward(inputs=parameters)
+    return {name: value.detach() for name, value in metrics.items()}
+
+
+def update(agent, data, args, generator, bounds=None, gradient=gradient):
     """`policy_frequency` gradient steps of TD3-BST: each of the critics, the last of policy and target networks too.
 
-    `bounds` are those of the critics' targets. Returns metrics of the last step as tensors, none with a gradient:
-    nothing waits for the device."""
+    `bounds` are those of the critics' targets. Returns metrics of the last step as tensors: nothing waits for the
+    device."""
     metrics = {}
     for _ in range(args.policy_frequency):
         batch = sample(data, args.batch_size, generator, DATA_KEYS)
         if args.q_weight > 0:
             noise = torch.randn(batch["actions"].shape, device=batch["actions"].device, generator=generator)
             noise = (noise * args.policy_noise).clamp(-args.noise_clip, args.noise_clip)
-            networks = agent.critic, agent.target_critic, agent.target_actor
-            loss = critic_loss(*networks, batch, noise, args.discount, bounds)
+            inputs = agent.critic, agent.target_critic, agent.target_actor, batch, noise, args.discount, bounds
             agent.critic_optimizer.zero_grad()
-            loss.backward()
+            metrics |= gradient(critic_loss, list(agent.critic.parameters()), *inputs)
             agent.critic_optimizer.step()
-            metrics["loss/critic"] = loss
-    loss, actor_metrics = actor_loss(agent.actor, agent.critic, agent.morse, batch, args)
     agent.actor_optimizer.zero_grad()
-    loss.backward(inputs=list(agent.actor.parameters()))  # the critic is not to move
+    metrics |= gradient(actor_loss, list(agent.actor.parameters()), agent.actor, agent.critic, agent.morse, batch, args)
     agent.actor_optimizer.step()
     with torch.no_grad():  # target <- (1 - tau) target + tau network
         for target, network in (agent.target_actor, agent.actor), (agent.target_critic, agent.critic):
             torch._foreach_lerp_(list(target.parameters()), list(network.parameters()), args.tau)
-    return {name: value.detach() for name, value in (metrics | actor_metrics).items()}
+    return metrics
 
 
 def train(agent, data, args, generator, done, after_step):
@@ -775,8 +782,11 @@ def train(agent, data, args, generator, done, after_step):
     bounds = return_bounds(data, args.discount) if args.bound_targets and args.q_weight > 0 else None
     if bounds is not None:
         print("critic targets are kept from {:.6g} to {:.6g}".format(*bounds), flush=True)
-    run_update = torch.compile(update) if args.compile else update
-    updates = repeat(lambda: run_update(agent, data, args, generator, bounds), generator)
+    compute = gradient
+    if args.compile:
+        torch._dynamo.config.trace_autograd_ops = True  # backward() too
+        compute = torch.compile(gradient)
+    updates = repeat(lambda: update(agent, data, args, generator, bounds, compute), generator)
     for step in range(done["policy"], args.total_timesteps, args.policy_frequency):
         metrics = next(updates)
         if args.anneal_actor_learning_rate:

@@ -30,10 +30,11 @@ def test_value_loss(networks, batch, expectile):  # noqa: F811
     u = critic_values(critic, obs, action).min(0) - forward(value, obs)[:, 0]
     assert (u < 0).any() and (u > 0).any()
     expected = np.mean(np.abs(expectile - (u < 0)) * u**2)
-    loss = value_loss(value, critic, batch, expectile)
+    loss, metrics = value_loss(value, critic, batch, expectile)
+    assert metrics == {"loss/value": loss}
     assert loss.item() == pytest.approx(expected, rel=1e-12)
     loss.backward()
-    gradient_matches(lambda: value_loss(value, critic, batch, expectile), value)
+    gradient_matches(lambda: value_loss(value, critic, batch, expectile)[0], value)
     assert all(p.grad is None for p in critic.parameters())
 
 
@@ -45,7 +46,7 @@ def test_the_value_goes_to_the_expectile(networks):
     optimizer = torch.optim.Adam(value.parameters(), 1e-2)
     for _ in range(500):
         optimizer.zero_grad()
-        value_loss(value, critic, data, 0.9).backward()
+        value_loss(value, critic, data, 0.9)[0].backward()
         optimizer.step()
     u = critic_values(critic, *(data[key].numpy() for key in data)).min(0) - forward(value, np.zeros((1, OBS)))[0, 0]
     weighted = np.abs(0.9 - (u < 0)) * u
@@ -57,10 +58,11 @@ def test_critic_loss(networks, batch):  # noqa: F811
     obs, action, rewards, next_obs, terminations = numbers(batch)
     target = rewards + 0.9 * (1 - terminations) * forward(value, next_obs)[:, 0]
     expected = ((critic_values(critic, obs, action) - target) ** 2).mean(1).sum()
-    loss = critic_loss(critic, value, batch, 0.9)
+    loss, metrics = critic_loss(critic, value, batch, 0.9)
+    assert metrics == {"loss/critic": loss}
     assert loss.item() == pytest.approx(expected, rel=1e-12)
     loss.backward()
-    gradient_matches(lambda: critic_loss(critic, value, batch, 0.9), critic)
+    gradient_matches(lambda: critic_loss(critic, value, batch, 0.9)[0], critic)
     assert all(p.grad is None for p in value.parameters())
 
 

@@ -171,7 +171,7 @@ def test_critic_loss(batch, bounds):
     expected = ((critic_values(critic, obs, action) - y) ** 2).mean(1).sum()
 
     def loss():
-        return critic_loss(critic, target, actor, batch, noise, 0.9, bounds)
+        return critic_loss(critic, target, actor, batch, noise, 0.9, bounds)[0]
 
     assert loss().item() == pytest.approx(expected, rel=1e-10)
     gradient_matches(loss, critic)
@@ -209,11 +209,11 @@ def test_critic_loss_masks_terminations(batch):
     """What follows a termination has no say; what follows any other transition has."""
     critic, target, actor = Critic(OBS, K, (16,)).double(), Critic(OBS, K, (16,)).double(), Actor(OBS, K, (16,)).double()
     noise = torch.zeros(BATCH, K, dtype=torch.float64)
-    before = critic_loss(critic, target, actor, batch, noise, 0.9)
+    before, _ = critic_loss(critic, target, actor, batch, noise, 0.9)
     batch["next_observations"][1] += 100
-    assert critic_loss(critic, target, actor, batch, noise, 0.9) == before
+    assert critic_loss(critic, target, actor, batch, noise, 0.9)[0] == before
     batch["next_observations"][0] += 100
-    assert critic_loss(critic, target, actor, batch, noise, 0.9) != before
+    assert critic_loss(critic, target, actor, batch, noise, 0.9)[0] != before
 
 
 def expected_actor_loss(actor, critic, morse, batch, args):

@@ -252,7 +252,9 @@ def test_losses_that_are_not_finite_stop_the_run(pointmaze, tmp_path, monkeypatc
 
     def overflow(*args):
         calls.append(1)
-        return original(*args) * (float("nan") if len(calls) > 24 else 1)
+        loss, metrics = original(*args)
+        factor = float("nan") if len(calls) > 24 else 1
+        return loss * factor, {name: value * factor for name, value in metrics.items()}
 
     monkeypatch.setattr(td3_bst, "critic_loss", overflow)
     with pytest.raises(UserError, match="loss/critic is nan.* at policy step 30"):
