@@ -291,7 +291,7 @@ def morse_loss(morse, obs, action, uniform_action, uniform_weight=1.0):
 
 
 def value_loss(value, target_critic, batch, expectile):
-    """IQL's expectile regression of the value network, obs to (batch, 1), on the target critics, and its parts."""
+    """IQL's expectile regression of the value network, obs to (batch, 1), on the target critics, and its metrics."""
     with torch.no_grad():
         q = target_critic(batch["observations"], batch["actions"]).min(0).values  # min_i Q'_i(s, a), (batch,)
     u = q - value(batch["observations"]).squeeze(-1)  # (batch,)
@@ -300,7 +300,7 @@ def value_loss(value, target_critic, batch, expectile):
 
 
 def critic_loss(critic, value, batch, discount):
-    """IQL's critic loss, summed over the twins, and its parts: no action outside the data."""
+    """IQL's critic loss, summed over the twins, and its metrics. It sees no action outside the data."""
     with torch.no_grad():
         next_value = value(batch["next_observations"]).squeeze(-1)  # (batch,)
         target = batch["rewards"] + discount * (1 - batch["terminations"]) * next_value  # r + gamma (1 - d) V(s')
@@ -780,39 +780,41 @@ def sample(data, batch_size, generator, keys):
     return {key: data[key][index] for key in keys}
 
 
-def gradient(loss_function, parameters, *inputs):
-    """Add the gradient of a loss to these parameters and to no others. Returns its metrics, tensors without a gradient.
+def backward(loss_function, parameters, *inputs):
+    """Add a loss's gradient to that of these parameters alone: a policy's loss, say, is not to move the critic.
 
-    `loss_function(*inputs)` is the loss and its metrics. With --compile this is what is compiled: into one graph."""
+    `loss_function(*inputs)` gives the loss and its metrics. Returns the metrics, without a gradient. --compile compiles
+    this, each loss with its gradient into one graph."""
     loss, metrics = loss_function(*inputs)
     loss.backward(inputs=parameters)
     return {name: value.detach() for name, value in metrics.items()}
 
 
-def update(agent, data, args, generator, gradient=gradient):
+def update(agent, data, args, generator, run_backward=backward):
     """`policy_frequency` gradient steps of IQL's value, critics and target critics, then one of the policy.
 
-    Returns metrics of the last step as tensors: nothing waits for the device."""
+    `run_backward` is `backward` or that compiled. Returns metrics of the last step as tensors: nothing waits for the
+    device."""
     metrics = {}
     for _ in range(args.policy_frequency):
         batch = sample(data, args.batch_size, generator, DATA_KEYS)
         inputs = agent.value, agent.target_critic, batch, args.expectile
         agent.value_optimizer.zero_grad()
-        metrics |= gradient(value_loss, list(agent.value.parameters()), *inputs)
+        metrics |= run_backward(value_loss, list(agent.value.parameters()), *inputs)
         agent.value_optimizer.step()
         inputs = agent.critic, agent.value, batch, args.discount
         agent.critic_optimizer.zero_grad()
-        metrics |= gradient(critic_loss, list(agent.critic.parameters()), *inputs)
+        metrics |= run_backward(critic_loss, list(agent.critic.parameters()), *inputs)
         agent.critic_optimizer.step()
         with torch.no_grad():  # target <- (1 - tau) target + tau network
             torch._foreach_lerp_(list(agent.target_critic.parameters()), list(agent.critic.parameters()), args.tau)
     agent.actor_optimizer.zero_grad()
     if args.policy_extraction == "bst":
         inputs = agent.actor, agent.critic, agent.morse, batch, args
-        metrics |= gradient(actor_loss, list(agent.actor.parameters()), *inputs)
+        metrics |= run_backward(actor_loss, list(agent.actor.parameters()), *inputs)
     else:
         inputs = agent.actor, agent.log_std[0], agent.value, agent.target_critic, batch, args
-        metrics |= gradient(awr_loss, [*agent.actor.parameters(), *agent.log_std], *inputs)
+        metrics |= run_backward(awr_loss, [*agent.actor.parameters(), *agent.log_std], *inputs)
     agent.actor_optimizer.step()
     return metrics
 
@@ -823,11 +825,11 @@ def train(agent, data, args, generator, done, after_step):
         train_morse(agent, data, args, generator, done["morse"], after_step)
     if args.normalize_returns:
         normalize_returns(data)
-    compute = gradient
+    run_backward = backward
     if args.compile:
-        torch._dynamo.config.trace_autograd_ops = True  # backward() too
-        compute = torch.compile(gradient)
-    updates = repeat(lambda: update(agent, data, args, generator, compute), generator)
+        torch._dynamo.config.trace_autograd_ops = True  # or a graph would end at loss.backward()
+        run_backward = torch.compile(backward)
+    updates = repeat(lambda: update(agent, data, args, generator, run_backward), generator)
     for step in range(done["policy"], args.total_timesteps, args.policy_frequency):
         metrics = next(updates)
         agent.schedule.step()

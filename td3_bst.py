@@ -288,9 +288,9 @@ def return_bounds(data, discount):
 
 
 def critic_loss(critic, target_critic, target_actor, batch, noise, discount, bounds=None):
-    """TD3's critic loss, summed over the twins, and its parts. The target policy's action gets noise (batch, k).
+    """TD3's critic loss, summed over the twins, and its metrics.
 
-    The noise is clipped already; targets are clipped to `bounds`, if there are any."""
+    `noise` (batch, k), clipped already, is for the target policy's action; targets are clipped to `bounds`, if any."""
     with torch.no_grad():
         next_action = (target_actor(batch["next_observations"]) + noise).clamp(-1, 1)
         next_q = target_critic(batch["next_observations"], next_action).min(0).values  # (batch,)
@@ -742,20 +742,21 @@ def sample(data, batch_size, generator, keys):
     return {key: data[key][index] for key in keys}
 
 
-def gradient(loss_function, parameters, *inputs):
-    """Add the gradient of a loss to these parameters and to no others. Returns its metrics, tensors without a gradient.
+def backward(loss_function, parameters, *inputs):
+    """Add a loss's gradient to that of these parameters alone: a policy's loss, say, is not to move the critic.
 
-    `loss_function(*inputs)` is the loss and its metrics. With --compile this is what is compiled: into one graph."""
+    `loss_function(*inputs)` gives the loss and its metrics. Returns the metrics, without a gradient. --compile compiles
+    this, each loss with its gradient into one graph."""
     loss, metrics = loss_function(*inputs)
     loss.backward(inputs=parameters)
     return {name: value.detach() for name, value in metrics.items()}
 
 
-def update(agent, data, args, generator, bounds=None, gradient=gradient):
+def update(agent, data, args, generator, bounds=None, run_backward=backward):
     """`policy_frequency` gradient steps of TD3-BST: each of the critics, the last of policy and target networks too.
 
-    `bounds` are those of the critics' targets. Returns metrics of the last step as tensors: nothing waits for the
-    device."""
+    `bounds` are those of the critics' targets, `run_backward` is `backward` or that compiled. Returns metrics of the
+    last step as tensors: nothing waits for the device."""
     metrics = {}
     for _ in range(args.policy_frequency):
         batch = sample(data, args.batch_size, generator, DATA_KEYS)
@@ -764,10 +765,11 @@ def update(agent, data, args, generator, bounds=None, gradient=gradient):
             noise = (noise * args.policy_noise).clamp(-args.noise_clip, args.noise_clip)
             inputs = agent.critic, agent.target_critic, agent.target_actor, batch, noise, args.discount, bounds
             agent.critic_optimizer.zero_grad()
-            metrics |= gradient(critic_loss, list(agent.critic.parameters()), *inputs)
+            metrics |= run_backward(critic_loss, list(agent.critic.parameters()), *inputs)
             agent.critic_optimizer.step()
+    inputs = agent.actor, agent.critic, agent.morse, batch, args
     agent.actor_optimizer.zero_grad()
-    metrics |= gradient(actor_loss, list(agent.actor.parameters()), agent.actor, agent.critic, agent.morse, batch, args)
+    metrics |= run_backward(actor_loss, list(agent.actor.parameters()), *inputs)
     agent.actor_optimizer.step()
     with torch.no_grad():  # target <- (1 - tau) target + tau network
         for target, network in (agent.target_actor, agent.actor), (agent.target_critic, agent.critic):
@@ -782,11 +784,11 @@ def train(agent, data, args, generator, done, after_step):
     bounds = return_bounds(data, args.discount) if args.bound_targets and args.q_weight > 0 else None
     if bounds is not None:
         print("critic targets are kept from {:.6g} to {:.6g}".format(*bounds), flush=True)
-    compute = gradient
+    run_backward = backward
     if args.compile:
-        torch._dynamo.config.trace_autograd_ops = True  # backward() too
-        compute = torch.compile(gradient)
-    updates = repeat(lambda: update(agent, data, args, generator, bounds, compute), generator)
+        torch._dynamo.config.trace_autograd_ops = True  # or a graph would end at loss.backward()
+        run_backward = torch.compile(backward)
+    updates = repeat(lambda: update(agent, data, args, generator, bounds, run_backward), generator)
     for step in range(done["policy"], args.total_timesteps, args.policy_frequency):
         metrics = next(updates)
         if args.anneal_actor_learning_rate:

@@ -88,8 +88,8 @@ def td3_bst(arrays, device, **kwargs):
     data = {key: torch.from_numpy(array).to(device) for key, array in zip(module.DATA_KEYS, arrays.values())}
     agent = module.make_agent(arrays["observations"].shape[1], arrays["actions"].shape[1], args, device)
     generator = torch.Generator(device).manual_seed(0)
-    compute = torch.compile(module.gradient) if args.compile else module.gradient
-    updates = module.repeat(lambda: module.update(agent, data, args, generator, None, compute), generator)
+    run_backward = torch.compile(module.backward) if args.compile else module.backward
+    updates = module.repeat(lambda: module.update(agent, data, args, generator, None, run_backward), generator)
     return lambda steps: [next(updates) for _ in range(steps // args.policy_frequency)]
 
 
@@ -190,7 +190,7 @@ def shares(train, steps, device):
 def main(args):
     torch.set_num_threads(args.threads)
     torch._dynamo.config.trace_autograd_ops = True  # as td3_bst.py has it
-    torch._dynamo.config.recompile_limit = 64  # all modes compile one function, each in variants of its own
+    torch._dynamo.config.recompile_limit = 64  # all that is compiled is variants of one function
     device = torch.device(args.device)
     ceilings = {precision: product_rate(device, precision) for precision in args.precisions}
     for precision, rate in ceilings.items():

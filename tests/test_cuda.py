@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import td3_bst
 import torch
-from td3_bst import Args, gradient, make_agent, repeat, resolve, return_bounds, sample, update
+from td3_bst import Args, backward, make_agent, repeat, resolve, return_bounds, sample, update
 
 GENERATOR = SimpleNamespace(device=SimpleNamespace(type="cuda"))
 
@@ -99,7 +99,8 @@ def test_a_step_size_that_a_graph_is_to_see_change_is_a_tensor(monkeypatch):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
-def test_graph_and_eager_learn_alike(monkeypatch):
+@torch._dynamo.config.patch(trace_autograd_ops=True)
+def test_graph_and_eager_learn_alike():
     """1,000 steps on a learnable reward: mean losses of eager steps, of a graph and of a graph of the compiled update
     agree; prints the steps per second."""
     device, args = torch.device("cuda", torch.cuda.current_device()), resolve(Args())
@@ -108,11 +109,10 @@ def test_graph_and_eager_learn_alike(monkeypatch):
     data = {"observations": obs, "actions": action, "rewards": (obs[:, :3] * action).sum(1), "next_observations": obs.flip(0)}
     data["terminations"] = torch.zeros(10_000, device=device)
     losses, bounds = {}, return_bounds(data, args.discount)
-    monkeypatch.setattr(torch._dynamo.config, "trace_autograd_ops", True)
-    for name, compute in {"eager": gradient, "graph": gradient, "compiled": torch.compile(gradient)}.items():
+    for name, run_backward in {"eager": backward, "graph": backward, "compiled": torch.compile(backward)}.items():
         torch.manual_seed(1)
         agent, generator = make_agent(11, 3, args, device), torch.Generator(device).manual_seed(1)
-        steps = repeat(lambda: update(agent, data, args, generator, bounds, compute), generator)
+        steps = repeat(lambda: update(agent, data, args, generator, bounds, run_backward), generator)
         values = []
         for i in range(1000 // args.policy_frequency):
             if i == 10:  # compiled, warm and recorded
