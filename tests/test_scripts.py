@@ -47,7 +47,7 @@ def start(project, script, *args, **env):
 def run(project, script, *args, **env):
     """(stderr, stdout, exit status) of a script, with one seed where nothing else is said."""
     process = start(project, script, *args, **env)
-    return *process.communicate(timeout=300)[::-1], process.returncode
+    return *process.communicate(timeout=900)[::-1], process.returncode
 
 
 def results(project):
