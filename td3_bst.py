@@ -745,17 +745,24 @@ def sample(data, batch_size, generator, keys):
 def backward(loss_function, parameters, *inputs):
     """Add a loss's gradient to that of these parameters alone: a policy's loss, say, is not to move the critic.
 
-    `loss_function(*inputs)` gives the loss and its metrics. Returns the metrics, without a gradient. --compile compiles
-    this, each loss with its gradient into one graph."""
+    `loss_function(*inputs)` gives the loss and its metrics. Returns the metrics, without a gradient."""
     loss, metrics = loss_function(*inputs)
     loss.backward(inputs=parameters)
     return {name: value.detach() for name, value in metrics.items()}
 
 
+def choose_backward(args):
+    """`backward`, or with --compile that compiled, each loss with its gradient into one graph."""
+    if not args.compile:
+        return backward
+    torch._dynamo.config.trace_autograd_ops = True  # or a graph would end at loss.backward()
+    return torch.compile(backward)
+
+
 def update(agent, data, args, generator, bounds=None, run_backward=backward):
     """`policy_frequency` gradient steps of TD3-BST: each of the critics, the last of policy and target networks too.
 
-    `bounds` are those of the critics' targets, `run_backward` is `backward` or that compiled. Returns metrics of the
+    `bounds` are those of the critics' targets, `run_backward` is what `choose_backward` gives. Returns metrics of the
     last step as tensors: nothing waits for the device."""
     metrics = {}
     for _ in range(args.policy_frequency):
@@ -784,10 +791,7 @@ def train(agent, data, args, generator, done, after_step):
     bounds = return_bounds(data, args.discount) if args.bound_targets and args.q_weight > 0 else None
     if bounds is not None:
         print("critic targets are kept from {:.6g} to {:.6g}".format(*bounds), flush=True)
-    run_backward = backward
-    if args.compile:
-        torch._dynamo.config.trace_autograd_ops = True  # or a graph would end at loss.backward()
-        run_backward = torch.compile(backward)
+    run_backward = choose_backward(args)
     updates = repeat(lambda: update(agent, data, args, generator, bounds, run_backward), generator)
     for step in range(done["policy"], args.total_timesteps, args.policy_frequency):
         metrics = next(updates)

@@ -88,7 +88,7 @@ def td3_bst(arrays, device, **kwargs):
     data = {key: torch.from_numpy(array).to(device) for key, array in zip(module.DATA_KEYS, arrays.values())}
     agent = module.make_agent(arrays["observations"].shape[1], arrays["actions"].shape[1], args, device)
     generator = torch.Generator(device).manual_seed(0)
-    run_backward = torch.compile(module.backward) if args.compile else module.backward
+    run_backward = module.choose_backward(args)
     updates = module.repeat(lambda: module.update(agent, data, args, generator, None, run_backward), generator)
     return lambda steps: [next(updates) for _ in range(steps // args.policy_frequency)]
 
@@ -189,7 +189,6 @@ def shares(train, steps, device):
 
 def main(args):
     torch.set_num_threads(args.threads)
-    torch._dynamo.config.trace_autograd_ops = True  # as td3_bst.py has it
     torch._dynamo.config.recompile_limit = 64  # all that is compiled is variants of one function
     device = torch.device(args.device)
     ceilings = {precision: product_rate(device, precision) for precision in args.precisions}
