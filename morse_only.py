@@ -76,15 +76,15 @@ class Args:
     morse_steps: int | None = None
     """gradient steps (ours)"""
     morse_batch_size: int = 256
-    """states per step (ours)"""
+    """states per step of the Morse network (ours)"""
     morse_hidden_dims: tuple[int, ...] | None = None
-    """widths of its ReLU layers (ours)"""
+    """widths of the Morse network's ReLU layers (ours)"""
     morse_learning_rate: float | None = None
-    """Adam step size (ours)"""
+    """Adam step size of the Morse network (ours)"""
     num_uniform: int = 1
-    """uniform actions per state in the second term of its loss (ours)"""
+    """uniform actions per state in the second term of the Morse loss (ours)"""
     uniform_weight: float | None = None
-    """weight of that term; 1 is the paper's, AntMaze's 30 ours; larger trusts less around the data"""
+    """weight of the Morse loss's second term; 1 is the paper's, AntMaze's 30 ours; larger trusts less around data"""
     kernel: Literal["rbf", "rq"] = "rbf"
     """M at distance d: rbf exp(-lambda^2 d^2 / 2), the paper's, or rq (1 + lambda^2 d^2 / (2 r))^-r, heavier-tailed"""
     rq_shape: float = 1.0
@@ -137,6 +137,11 @@ DOMAINS = {
         normalize_obs=False, goal_scale=4.0, morse_steps=30_000, morse_learning_rate=5e-4, uniform_weight=30.0
     )),
     "other": ("", DEFAULTS),
+}
+LIMITS = {  # lowest and highest value; of other numbers 1e12 is the highest, and 1 (whole ones) or 1e-12 the lowest
+    "seed": (0, 2**32 - 1), "dataset_fraction": (1e-12, 1), "morse_steps": (0, 1e12), "uniform_weight": (0, 1e12),
+    "temperature": (1 / 80, 1e12), "mode_offset": (1e-12, 1), "held_out": (1e-12, 1), "action_dims": (0, 1e12),
+    "landscape_states": (0, 1e12),
 }
 DATA_KEYS = ("observations", "actions", "rewards", "next_observations", "terminations")
 
@@ -204,37 +209,6 @@ class MorseNetwork(nn.Module):
     def certainty(self, obs, action):
         """M(s, a) in (0, 1], (...,)."""
         return torch.exp(-self.neg_log_certainty(obs, action))
-
-
-# ---------------------------------------------------------------- losses
-
-def morse_loss(morse, obs, action, uniform_action, uniform_weight=1.0):
-    """L(f) and its parts, on obs (batch, obs_dim), action (batch, k), uniform_action (batch, num_uniform, k)."""
-    neg_log_certainty = morse.neg_log_certainty(obs, action)  # (batch,)
-    states = obs.unsqueeze(1).expand(-1, uniform_action.shape[1], -1)  # (batch, num_uniform, obs_dim)
-    uniform_certainty = morse.certainty(states, uniform_action)  # (batch, num_uniform)
-    loss = neg_log_certainty.mean() + uniform_weight * uniform_certainty.mean()  # E_D[-log M(s, a)] + E_D,U[M(s, u)]
-    metrics = {"certainty/data": torch.exp(-neg_log_certainty), "certainty/uniform": uniform_certainty}
-    return loss, metrics | {"loss/morse": loss}
-
-
-def actor_loss(actor, critic, morse, batch, args):
-    """L(pi) of BST and its parts; of TD3+BC and behaviour cloning too, by args.weighting and args.q_weight."""
-    obs, action = batch["observations"], batch["actions"]
-    pi = actor(obs)
-    error = (pi - action).square().sum(-1)  # ||pi(s) - a||^2, (batch,)
-    metrics = {"policy/bc_error": error}
-    weight = args.constant_weight / action.shape[-1]
-    if args.weighting == "morse":
-        certainty = morse.certainty(obs, pi.detach() if args.detach_weight else pi)  # M(s, pi(s)), (batch,)
-        weight = torch.expm1((1 - certainty) / args.temperature)  # exp((1 - M) / mu) - 1, (batch,)
-        metrics |= {"certainty/policy": certainty, "policy/weight": weight}
-    loss = (weight * error).mean()  # E_D[weight * ||pi(s) - a||^2]
-    if args.q_weight > 0:
-        q = critic(obs, pi, twins=1)[0]  # (batch,)
-        loss = loss - args.q_weight * q.mean() / q.abs().mean().detach()  # E_D[-Q(s, pi(s)) / Z_Q], Z_Q = mean |Q|
-        metrics["policy/q"] = q
-    return loss, metrics | {"loss/actor": loss}
 
 
 # ---------------------------------------------------------------- data
@@ -326,7 +300,7 @@ def read_hdf5(path, args):
         if not has_next or "timeouts" in file:  # without next_observations, one must know where episodes end
             ends = terminals | file["timeouts"][:].reshape(-1).astype(bool)
         episode = np.cumsum(ends) - ends  # (length,), number of each row's episode
-        keep = np.isin(episode, choose_episodes(episode[-1] + 1 if ends.any() else 0, args))
+        keep = np.isin(episode, choose_episodes(len(np.unique(episode)) if has_next or ends.any() else 0, args))
         if not has_next:
             keep &= terminals | ~np.append(ends[:-1], True)
         keep = np.flatnonzero(keep)
@@ -374,8 +348,9 @@ def read_minari(dataset, args):
     shapes = (obs_dim,), (action_dim,), (), (obs_dim,), ()
     data = {key: np.empty((dataset.total_steps, *shape), np.float32) for key, shape in zip(DATA_KEYS, shapes)}
     chosen = choose_episodes(dataset.total_episodes, args)
-    parts = np.array_split(dataset.episode_indices[chosen], len(chosen) // 50 + 1)  # each opens the file and closes it:
-    episodes = (e for part in parts for e in dataset.iterate_episodes(part))  # HDF5 keeps what it read till then
+    # In parts, each of which opens the file and closes it: until then HDF5 keeps what it has read.
+    parts = np.array_split(dataset.episode_indices[chosen], len(chosen) // 50 + 1)
+    episodes = (e for part in parts for e in dataset.iterate_episodes(part))
     for count, episode in enumerate(episodes, 1):
         obs, actions = flatten(obs_space, episode.observations), flatten(action_space, episode.actions)
         keep, terminations = np.ones(len(actions), bool), episode.terminations
@@ -433,7 +408,8 @@ def check(dataset_id, arrays, obs_space, action_space, env):
     advice = "pass --eval-env-id of the environment that the data is from"
     if env and outline(env.observation_space) != outline(obs_space):
         raise UserError(f"{env.spec.id} observes {env.observation_space}, the data {obs_space}; {advice}")
-    if env and not np.array_equal([env.action_space.low, env.action_space.high], [action_space.low, action_space.high]):
+    ends = [[getattr(space, end, ()) for end in ("low", "high")] for space in (env and env.action_space, action_space)]
+    if env and not np.array_equal(*ends):
         raise UserError(f"{env.spec.id} takes actions {env.action_space}, the data {action_space}; {advice}")
     lowest, highest = arrays["actions"].min(0), arrays["actions"].max(0)  # (k,)
     excess = max((action_space.low - lowest).max(), (highest - action_space.high).max())
@@ -480,7 +456,7 @@ def load_dataset(args, device):
     if isinstance(obs_space, gym.spaces.Dict):
         keys = np.repeat(list(obs_space), [gym.spaces.flatdim(part) for part in obs_space.values()])  # (obs_dim,)
         std[np.isin(keys, ("achieved_goal", "desired_goal"))] /= args.goal_scale
-    elif args.goal_scale not in (1, resolve(Args(env_id=args.env_id)).goal_scale):  # asked for, not the domain's own
+    elif args.goal_scale not in (1, DOMAINS[domain_of(args.env_id)][1]["goal_scale"]):  # asked for, not the default
         raise UserError(f"the observations of {dataset_id} have no goals for --goal-scale to scale; leave it out")
     for key in ("observations", "next_observations"):
         data[key].sub_(mean).div_(std)
@@ -490,6 +466,23 @@ def load_dataset(args, device):
 
 
 # ---------------------------------------------------------------- Morse training
+
+def morse_loss(morse, obs, action, uniform_action, uniform_weight=1.0):
+    """L(f) and its parts, on obs (batch, obs_dim), action (batch, k), uniform_action (batch, num_uniform, k)."""
+    neg_log_certainty = morse.neg_log_certainty(obs, action)  # (batch,)
+    states = obs.unsqueeze(1).expand(-1, uniform_action.shape[1], -1)  # (batch, num_uniform, obs_dim)
+    uniform_certainty = morse.certainty(states, uniform_action)  # (batch, num_uniform)
+    loss = neg_log_certainty.mean() + uniform_weight * uniform_certainty.mean()  # E_D[-log M(s, a)] + E_D,U[M(s, u)]
+    metrics = {"certainty/data": torch.exp(-neg_log_certainty), "certainty/uniform": uniform_certainty}
+    return loss, metrics | {"loss/morse": loss}
+
+
+def sample(data, batch_size, generator, keys):
+    """A uniform batch of these fields of the data, each (batch_size, ...), drawn on the data's device."""
+    rewards = data["rewards"]
+    index = torch.randint(len(rewards), (batch_size,), device=rewards.device, generator=generator)
+    return {key: data[key][index] for key in keys}
+
 
 def repeat(step, generator):
     """Yield what step() returns, for ever. On a GPU, from the fourth time on, by replaying a CUDA graph of it.
@@ -523,17 +516,6 @@ def repeat(step, generator):
         yield step()
 
 
-def describe_morse(morse, info):
-    """What must be equal for a Morse network's weights to mean the same: shapes, kernel, data, its normalisation."""
-    dataset = info["dataset_id"]
-    dataset = Path(dataset).name if dataset.endswith((".hdf5", ".h5")) else dataset  # wherever the file lies
-    facts = {"dataset": dataset, "number of transitions": info["transitions"]}
-    facts |= {"shapes": [list(p.shape) for p in morse.parameters()]}
-    facts |= {"kernel": [morse.kernel, morse.rq_shape if morse.kernel == "rq" else None, morse.kernel_scale]}
-    facts |= {"action scale": [info[key].tolist() for key in ("action_low", "action_high")]}
-    return facts | {"observation scale": [info[key].tolist() for key in ("obs_mean", "obs_std")]}
-
-
 def train_morse(agent, data, args, generator, start=0, after_step=lambda *_: None):
     """Train `agent.morse` from step `start` to `args.morse_steps`, calling after_step("morse", step, metrics)."""
 
@@ -553,13 +535,6 @@ def train_morse(agent, data, args, generator, start=0, after_step=lambda *_: Non
     for step in range(start + 1, args.morse_steps + 1):
         after_step("morse", step, next(updates))
     agent.morse.requires_grad_(False)
-
-
-def sample(data, batch_size, generator, keys):
-    """A uniform batch of these fields of the data, each (batch_size, ...), drawn on the data's device."""
-    rewards = data["rewards"]
-    index = torch.randint(len(rewards), (batch_size,), device=rewards.device, generator=generator)
-    return {key: data[key][index] for key in keys}
 
 
 # ---------------------------------------------------------------- four modes
@@ -594,6 +569,25 @@ def four_modes(args, device):
     info = {"dataset_id": args.env_id, "obs_mean": torch.zeros(2), "obs_std": torch.ones(2)}
     info |= {"action_low": -torch.ones(2), "action_high": torch.ones(2), "transitions": args.num_samples}
     return {key: value.to(device) for key, value in data.items()}, info
+
+
+def actor_loss(actor, critic, morse, batch, args):
+    """L(pi) of BST and its parts; of TD3+BC and behaviour cloning too, by args.weighting and args.q_weight."""
+    obs, action = batch["observations"], batch["actions"]
+    pi = actor(obs)
+    error = (pi - action).square().sum(-1)  # ||pi(s) - a||^2, (batch,)
+    metrics = {"policy/bc_error": error}
+    weight = args.constant_weight / action.shape[-1]
+    if args.weighting == "morse":
+        certainty = morse.certainty(obs, pi.detach() if args.detach_weight else pi)  # M(s, pi(s)), (batch,)
+        weight = torch.expm1((1 - certainty) / args.temperature)  # exp((1 - M) / mu) - 1, (batch,)
+        metrics |= {"certainty/policy": certainty, "policy/weight": weight}
+    loss = (weight * error).mean()  # E_D[weight * ||pi(s) - a||^2]
+    if args.q_weight > 0:
+        q = critic(obs, pi, twins=1)[0]  # (batch,)
+        loss = loss - args.q_weight * q.mean() / q.abs().mean().detach()  # E_D[-Q(s, pi(s)) / Z_Q], Z_Q = mean |Q|
+        metrics["policy/q"] = q
+    return loss, metrics | {"loss/actor": loss}
 
 
 def fit_policy(actor, loss, data, args):
@@ -828,17 +822,23 @@ def resolve(args):
     """The arguments with unset fields filled from the domain's row of DOMAINS. Raises UserError where out of range."""
     _, row = DOMAINS[domain_of(args.env_id)]
     args = dataclasses.replace(args, **{name: value for name, value in row.items() if getattr(args, name) is None})
-    zero = "seed total_timesteps morse_steps q_weight uniform_weight constant_weight policy_noise noise_clip discount "
-    zero += "action_dims landscape_states"
-    floors = dict.fromkeys(zero.split(), 0) | {"reward_shift": -1e12, "temperature": 1 / 80}
-    ceilings = {"seed": 2**32 - 1, "tau": 1, "dataset_fraction": 1, "discount": 0.999999, "expectile": 0.999999}
-    ceilings |= {"mode_offset": 1, "held_out": 1}
     for name, value in vars(args).items():
         for x in value if isinstance(value, tuple) else [value]:
-            floor, ceiling = floors.get(name, 1 if isinstance(x, int) else 1e-12), ceilings.get(name, 1e12)
+            floor, ceiling = LIMITS.get(name, (1 if isinstance(x, int) else 1e-12, 1e12))
             if isinstance(x, (int, float)) and not isinstance(x, bool) and not floor <= x <= ceiling:  # NaN is not
                 raise UserError(f"--{name.replace('_', '-')} must be from {floor:.10g} to {ceiling:.10g}, got {x}")
     return args
+
+
+def describe_morse(morse, info):
+    """What must be equal for a Morse network's weights to mean the same: shapes, kernel, data, its normalisation."""
+    dataset = info["dataset_id"]
+    dataset = Path(dataset).name if dataset.endswith((".hdf5", ".h5")) else dataset  # wherever the file lies
+    facts = {"dataset": dataset, "number of transitions": info["transitions"]}
+    facts |= {"shapes": [list(p.shape) for p in morse.parameters()]}
+    facts |= {"kernel": [morse.kernel, morse.rq_shape if morse.kernel == "rq" else None, morse.kernel_scale]}
+    facts |= {"action scale": [info[key].tolist() for key in ("action_low", "action_high")]}
+    return facts | {"observation scale": [info[key].tolist() for key in ("obs_mean", "obs_std")]}
 
 
 def commit():

@@ -15,6 +15,9 @@ then TD3 with a policy objective that clones behaviour where the policy's action
     python td3_bst.py --env-id pen-human --q-weight 0                        # Morse-weighted behaviour cloning
     python td3_bst.py --resume runs/RUN                                      # go on after Ctrl-C or a kill
     python td3_bst.py --evaluate runs/RUN                                    # evaluate the saved policy again
+
+An argument whose default is None below takes the value of the dataset's row of DOMAINS, if that has it; a run prints
+all of them.
 """
 
 import contextlib
@@ -85,7 +88,7 @@ class Args:
     resume: str | None = None
     """run folder to go on with; other arguments must be those it was started with"""
     evaluate: str | None = None
-    """run folder whose saved policy to evaluate again, without training; takes --seed, --device and --eval-episodes"""
+    """run folder whose policy to evaluate again; takes --seed, --device, --eval-episodes and --num-eval-envs too"""
 
     # ---- data ----
     normalize_obs: bool | None = None
@@ -109,7 +112,7 @@ class Args:
     actor_learning_rate: float | None = None
     """Adam step size of the policy"""
     anneal_actor_learning_rate: bool | None = None
-    """whether a cosine takes that to 0 over total_timesteps, as IQL does (ours)"""
+    """whether a cosine takes the policy's step size to 0 over total_timesteps, as IQL's does (ours)"""
     critic_learning_rate: float = 3e-4
     """Adam step size of the critics"""
     actor_hidden_dims: tuple[int, ...] | None = None
@@ -121,7 +124,7 @@ class Args:
     policy_noise: float = 0.2
     """deviation of the Gaussian noise on target actions, in units of an action space of [-1, 1]"""
     noise_clip: float = 0.5
-    """bound of that noise"""
+    """bound of the noise on target actions"""
     policy_frequency: int = 2
     """critic steps per step of policy and target networks"""
 
@@ -129,17 +132,17 @@ class Args:
     morse_checkpoint: str | None = None
     """file of `morse_only.py --save` with the Morse network to use, in place of training one"""
     morse_steps: int | None = None
-    """gradient steps of its pre-training (ours)"""
+    """gradient steps of the Morse network's pre-training (ours)"""
     morse_batch_size: int = 256
-    """states per step (ours)"""
+    """states per step of the Morse network (ours)"""
     morse_hidden_dims: tuple[int, ...] = (256, 256, 256)
-    """widths of its ReLU layers (ours)"""
+    """widths of the Morse network's ReLU layers (ours)"""
     morse_learning_rate: float | None = None
-    """Adam step size (ours)"""
+    """Adam step size of the Morse network (ours)"""
     num_uniform: int = 1
-    """uniform actions per state in the second term of its loss (ours)"""
+    """uniform actions per state in the second term of the Morse loss (ours)"""
     uniform_weight: float | None = None
-    """weight of that term; 1 is the paper's, AntMaze's 30 ours; larger trusts less around the data"""
+    """weight of the Morse loss's second term; 1 is the paper's, AntMaze's 30 ours; larger trusts less around data"""
     kernel: Literal["rbf", "rq"] = "rbf"
     """M at distance d: rbf exp(-lambda^2 d^2 / 2), the paper's, or rq (1 + lambda^2 d^2 / (2 r))^-r, heavier-tailed"""
     rq_shape: float = 1.0
@@ -177,6 +180,12 @@ DOMAINS = {
     "adroit": (r"\b(pen|door|hammer|relocate)\b", DEFAULTS),
     "locomotion": ("halfcheetah|hopper|walker2d|mujoco", DEFAULTS),
     "other": ("", DEFAULTS),
+}
+LIMITS = {  # lowest and highest value; of other numbers 1e12 is the highest, and 1 (whole ones) or 1e-12 the lowest
+    "seed": (0, 2**32 - 1), "dataset_fraction": (1e-12, 1), "morse_steps": (0, 1e12), "uniform_weight": (0, 1e12),
+    "temperature": (1 / 80, 1e12), "total_timesteps": (0, 1e12), "reward_shift": (-1e12, 1e12), "tau": (1e-12, 1),
+    "discount": (0, 0.999999), "constant_weight": (0, 1e12), "q_weight": (0, 1e12), "policy_noise": (0, 1e12),
+    "noise_clip": (0, 1e12),
 }
 DATA_KEYS = ("observations", "actions", "rewards", "next_observations", "terminations")
 
@@ -265,60 +274,6 @@ class MorseNetwork(nn.Module):
     def certainty(self, obs, action):
         """M(s, a) in (0, 1], (...,)."""
         return torch.exp(-self.neg_log_certainty(obs, action))
-
-
-# ---------------------------------------------------------------- losses
-
-def morse_loss(morse, obs, action, uniform_action, uniform_weight=1.0):
-    """L(f) and its parts, on obs (batch, obs_dim), action (batch, k), uniform_action (batch, num_uniform, k)."""
-    neg_log_certainty = morse.neg_log_certainty(obs, action)  # (batch,)
-    states = obs.unsqueeze(1).expand(-1, uniform_action.shape[1], -1)  # (batch, num_uniform, obs_dim)
-    uniform_certainty = morse.certainty(states, uniform_action)  # (batch, num_uniform)
-    loss = neg_log_certainty.mean() + uniform_weight * uniform_certainty.mean()  # E_D[-log M(s, a)] + E_D,U[M(s, u)]
-    metrics = {"certainty/data": torch.exp(-neg_log_certainty), "certainty/uniform": uniform_certainty}
-    return loss, metrics | {"loss/morse": loss}
-
-
-def return_bounds(data, discount):
-    """Least and greatest discounted return that there can be with rewards such as the data's, two tensors ().
-
-    A return is a weighted mean of r / (1 - gamma) over the steps that another follows and of r where none does."""
-    worth = torch.where(data["terminations"] > 0, data["rewards"], data["rewards"] / (1 - discount))  # (N,)
-    return worth.aminmax()
-
-
-def critic_loss(critic, target_critic, target_actor, batch, noise, discount, bounds=None):
-    """TD3's critic loss, summed over the twins, and its metrics.
-
-    `noise` (batch, k), clipped already, is for the target policy's action; targets are clipped to `bounds`, if any."""
-    with torch.no_grad():
-        next_action = (target_actor(batch["next_observations"]) + noise).clamp(-1, 1)
-        next_q = target_critic(batch["next_observations"], next_action).min(0).values  # (batch,)
-        target = batch["rewards"] + discount * (1 - batch["terminations"]) * next_q  # r + gamma (1 - d) min Qi'(s', a')
-        if bounds is not None:
-            target = target.clamp(*bounds)
-    q = critic(batch["observations"], batch["actions"])  # (2, batch), against a target of (batch,)
-    loss = (q - target).square().mean(1).sum()  # sum_i E_D[(Q_i(s, a) - target)^2]
-    return loss, {"loss/critic": loss}
-
-
-def actor_loss(actor, critic, morse, batch, args):
-    """L(pi) of BST and its parts; of TD3+BC and behaviour cloning too, by args.weighting and args.q_weight."""
-    obs, action = batch["observations"], batch["actions"]
-    pi = actor(obs)
-    error = (pi - action).square().sum(-1)  # ||pi(s) - a||^2, (batch,)
-    metrics = {"policy/bc_error": error}
-    weight = args.constant_weight / action.shape[-1]
-    if args.weighting == "morse":
-        certainty = morse.certainty(obs, pi.detach() if args.detach_weight else pi)  # M(s, pi(s)), (batch,)
-        weight = torch.expm1((1 - certainty) / args.temperature)  # exp((1 - M) / mu) - 1, (batch,)
-        metrics |= {"certainty/policy": certainty, "policy/weight": weight}
-    loss = (weight * error).mean()  # E_D[weight * ||pi(s) - a||^2]
-    if args.q_weight > 0:
-        q = critic(obs, pi, twins=1)[0]  # (batch,)
-        loss = loss - args.q_weight * q.mean() / q.abs().mean().detach()  # E_D[-Q(s, pi(s)) / Z_Q], Z_Q = mean |Q|
-        metrics["policy/q"] = q
-    return loss, metrics | {"loss/actor": loss}
 
 
 # ---------------------------------------------------------------- data
@@ -410,7 +365,7 @@ def read_hdf5(path, args):
         if not has_next or "timeouts" in file:  # without next_observations, one must know where episodes end
             ends = terminals | file["timeouts"][:].reshape(-1).astype(bool)
         episode = np.cumsum(ends) - ends  # (length,), number of each row's episode
-        keep = np.isin(episode, choose_episodes(episode[-1] + 1 if ends.any() else 0, args))
+        keep = np.isin(episode, choose_episodes(len(np.unique(episode)) if has_next or ends.any() else 0, args))
         if not has_next:
             keep &= terminals | ~np.append(ends[:-1], True)
         keep = np.flatnonzero(keep)
@@ -458,8 +413,9 @@ def read_minari(dataset, args):
     shapes = (obs_dim,), (action_dim,), (), (obs_dim,), ()
     data = {key: np.empty((dataset.total_steps, *shape), np.float32) for key, shape in zip(DATA_KEYS, shapes)}
     chosen = choose_episodes(dataset.total_episodes, args)
-    parts = np.array_split(dataset.episode_indices[chosen], len(chosen) // 50 + 1)  # each opens the file and closes it:
-    episodes = (e for part in parts for e in dataset.iterate_episodes(part))  # HDF5 keeps what it read till then
+    # In parts, each of which opens the file and closes it: until then HDF5 keeps what it has read.
+    parts = np.array_split(dataset.episode_indices[chosen], len(chosen) // 50 + 1)
+    episodes = (e for part in parts for e in dataset.iterate_episodes(part))
     for count, episode in enumerate(episodes, 1):
         obs, actions = flatten(obs_space, episode.observations), flatten(action_space, episode.actions)
         keep, terminations = np.ones(len(actions), bool), episode.terminations
@@ -517,7 +473,8 @@ def check(dataset_id, arrays, obs_space, action_space, env):
     advice = "pass --eval-env-id of the environment that the data is from"
     if env and outline(env.observation_space) != outline(obs_space):
         raise UserError(f"{env.spec.id} observes {env.observation_space}, the data {obs_space}; {advice}")
-    if env and not np.array_equal([env.action_space.low, env.action_space.high], [action_space.low, action_space.high]):
+    ends = [[getattr(space, end, ()) for end in ("low", "high")] for space in (env and env.action_space, action_space)]
+    if env and not np.array_equal(*ends):
         raise UserError(f"{env.spec.id} takes actions {env.action_space}, the data {action_space}; {advice}")
     lowest, highest = arrays["actions"].min(0), arrays["actions"].max(0)  # (k,)
     excess = max((action_space.low - lowest).max(), (highest - action_space.high).max())
@@ -564,7 +521,7 @@ def load_dataset(args, device):
     if isinstance(obs_space, gym.spaces.Dict):
         keys = np.repeat(list(obs_space), [gym.spaces.flatdim(part) for part in obs_space.values()])  # (obs_dim,)
         std[np.isin(keys, ("achieved_goal", "desired_goal"))] /= args.goal_scale
-    elif args.goal_scale not in (1, resolve(Args(env_id=args.env_id)).goal_scale):  # asked for, not the domain's own
+    elif args.goal_scale not in (1, DOMAINS[domain_of(args.env_id)][1]["goal_scale"]):  # asked for, not the default
         raise UserError(f"the observations of {dataset_id} have no goals for --goal-scale to scale; leave it out")
     for key in ("observations", "next_observations"):
         data[key].sub_(mean).div_(std)
@@ -593,12 +550,12 @@ def make_policy(actor, info):
 def evaluate(policy, env_spec, seeds, num_envs):
     """Play exactly one complete episode per seed. Gives undiscounted returns, lengths and terminations, (len(seeds),).
 
-    An environment that is done goes on with the next seed, so the figure does not depend on their number; those that
-    find no seed left play on unrecorded. With a thread of PyTorch's for each, they run in processes."""
+    An environment that is done goes on with the next seed, so the figures do not depend on their number; those that
+    find no seed left play on unrecorded. They run in processes of their own where PyTorch has a thread for each."""
     num_envs = min(num_envs, len(seeds))
-    make_env = [lambda: gym.wrappers.FlattenObservation(gym.make(env_spec))] * num_envs
-    make_envs = gym.vector.AsyncVectorEnv if 1 < num_envs <= torch.get_num_threads() else gym.vector.SyncVectorEnv
-    envs = make_envs(make_env, autoreset_mode=gym.vector.AutoresetMode.DISABLED)
+    make_envs = [lambda: gym.wrappers.FlattenObservation(gym.make(env_spec))] * num_envs
+    vector_env = gym.vector.AsyncVectorEnv if 1 < num_envs <= torch.get_num_threads() else gym.vector.SyncVectorEnv
+    envs = vector_env(make_envs, autoreset_mode=gym.vector.AutoresetMode.DISABLED)
     returns, lengths, terminations = np.zeros(len(seeds)), np.zeros(len(seeds), int), np.zeros(len(seeds), bool)
     episode, started = np.arange(num_envs), num_envs  # (num_envs,), which seed each environment plays
     obs, _ = envs.reset(seed=[int(seed) for seed in seeds[:num_envs]])
@@ -633,6 +590,23 @@ def score_policy(actor, info, args):
 
 # ---------------------------------------------------------------- Morse pre-training
 
+def morse_loss(morse, obs, action, uniform_action, uniform_weight=1.0):
+    """L(f) and its parts, on obs (batch, obs_dim), action (batch, k), uniform_action (batch, num_uniform, k)."""
+    neg_log_certainty = morse.neg_log_certainty(obs, action)  # (batch,)
+    states = obs.unsqueeze(1).expand(-1, uniform_action.shape[1], -1)  # (batch, num_uniform, obs_dim)
+    uniform_certainty = morse.certainty(states, uniform_action)  # (batch, num_uniform)
+    loss = neg_log_certainty.mean() + uniform_weight * uniform_certainty.mean()  # E_D[-log M(s, a)] + E_D,U[M(s, u)]
+    metrics = {"certainty/data": torch.exp(-neg_log_certainty), "certainty/uniform": uniform_certainty}
+    return loss, metrics | {"loss/morse": loss}
+
+
+def sample(data, batch_size, generator, keys):
+    """A uniform batch of these fields of the data, each (batch_size, ...), drawn on the data's device."""
+    rewards = data["rewards"]
+    index = torch.randint(len(rewards), (batch_size,), device=rewards.device, generator=generator)
+    return {key: data[key][index] for key in keys}
+
+
 def repeat(step, generator):
     """Yield what step() returns, for ever. On a GPU, from the fourth time on, by replaying a CUDA graph of it.
 
@@ -665,31 +639,6 @@ def repeat(step, generator):
         yield step()
 
 
-def describe_morse(morse, info):
-    """What must be equal for a Morse network's weights to mean the same: shapes, kernel, data, its normalisation."""
-    dataset = info["dataset_id"]
-    dataset = Path(dataset).name if dataset.endswith((".hdf5", ".h5")) else dataset  # wherever the file lies
-    facts = {"dataset": dataset, "number of transitions": info["transitions"]}
-    facts |= {"shapes": [list(p.shape) for p in morse.parameters()]}
-    facts |= {"kernel": [morse.kernel, morse.rq_shape if morse.kernel == "rq" else None, morse.kernel_scale]}
-    facts |= {"action scale": [info[key].tolist() for key in ("action_low", "action_high")]}
-    return facts | {"observation scale": [info[key].tolist() for key in ("obs_mean", "obs_std")]}
-
-
-def load_morse(morse, info, path):
-    """Fill `morse` from a file of `morse_only.py --save`. Raises UserError where that is of another network or data."""
-    needed = describe_morse(morse, info)
-    with explain(f"cannot read {path}", "pass a file of `morse_only.py --save`"):
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-        weights, facts = saved["morse"], {name: saved["facts"][name] for name in needed}
-    for name, own in needed.items():
-        near = name == "observation scale" and np.allclose(facts[name], own, rtol=1e-4, atol=1e-4)  # but for rounding
-        if facts[name] != own and not near:
-            had, have = f"{facts[name]}"[:80], f"{own}"[:80]
-            raise UserError(f"{path} is of another {name}: {had}, here {have}; train one with these arguments")
-    morse.load_state_dict(weights)
-
-
 def train_morse(agent, data, args, generator, start=0, after_step=lambda *_: None):
     """Train `agent.morse` from step `start` to `args.morse_steps`, calling after_step("morse", step, metrics)."""
 
@@ -713,6 +662,48 @@ def train_morse(agent, data, args, generator, start=0, after_step=lambda *_: Non
 
 # ---------------------------------------------------------------- update
 
+def return_bounds(data, discount):
+    """Least and greatest discounted return that there can be with rewards such as the data's, two tensors ().
+
+    A return is a weighted mean of r / (1 - gamma) at the steps that go on and of r at the one that ends the episode."""
+    worth = torch.where(data["terminations"] > 0, data["rewards"], data["rewards"] / (1 - discount))  # (N,)
+    return worth.aminmax()
+
+
+def critic_loss(critic, target_critic, target_actor, batch, noise, discount, bounds=None):
+    """TD3's critic loss, summed over the twins, and its metrics.
+
+    `noise` (batch, k), clipped already, is for the target policy's action; targets are clipped to `bounds`, if any."""
+    with torch.no_grad():
+        next_action = (target_actor(batch["next_observations"]) + noise).clamp(-1, 1)
+        next_q = target_critic(batch["next_observations"], next_action).min(0).values  # (batch,)
+        target = batch["rewards"] + discount * (1 - batch["terminations"]) * next_q  # r + gamma (1 - d) min Qi'(s', a')
+        if bounds is not None:
+            target = target.clamp(*bounds)
+    q = critic(batch["observations"], batch["actions"])  # (2, batch), against a target of (batch,)
+    loss = (q - target).square().mean(1).sum()  # sum_i E_D[(Q_i(s, a) - target)^2]
+    return loss, {"loss/critic": loss}
+
+
+def actor_loss(actor, critic, morse, batch, args):
+    """L(pi) of BST and its parts; of TD3+BC and behaviour cloning too, by args.weighting and args.q_weight."""
+    obs, action = batch["observations"], batch["actions"]
+    pi = actor(obs)
+    error = (pi - action).square().sum(-1)  # ||pi(s) - a||^2, (batch,)
+    metrics = {"policy/bc_error": error}
+    weight = args.constant_weight / action.shape[-1]
+    if args.weighting == "morse":
+        certainty = morse.certainty(obs, pi.detach() if args.detach_weight else pi)  # M(s, pi(s)), (batch,)
+        weight = torch.expm1((1 - certainty) / args.temperature)  # exp((1 - M) / mu) - 1, (batch,)
+        metrics |= {"certainty/policy": certainty, "policy/weight": weight}
+    loss = (weight * error).mean()  # E_D[weight * ||pi(s) - a||^2]
+    if args.q_weight > 0:
+        q = critic(obs, pi, twins=1)[0]  # (batch,)
+        loss = loss - args.q_weight * q.mean() / q.abs().mean().detach()  # E_D[-Q(s, pi(s)) / Z_Q], Z_Q = mean |Q|
+        metrics["policy/q"] = q
+    return loss, metrics | {"loss/actor": loss}
+
+
 def make_agent(obs_dim, action_dim, args, device):
     """Networks, target networks, optimisers and a schedule, if any, in one namespace; each has a state_dict."""
     agent = SimpleNamespace()
@@ -735,13 +726,6 @@ def make_agent(obs_dim, action_dim, args, device):
     return agent
 
 
-def sample(data, batch_size, generator, keys):
-    """A uniform batch of these fields of the data, each (batch_size, ...), drawn on the data's device."""
-    rewards = data["rewards"]
-    index = torch.randint(len(rewards), (batch_size,), device=rewards.device, generator=generator)
-    return {key: data[key][index] for key in keys}
-
-
 def backward(loss_function, parameters, *inputs):
     """Add a loss's gradient to that of these parameters alone: a policy's loss, say, is not to move the critic.
 
@@ -760,10 +744,10 @@ def choose_backward(args):
 
 
 def update(agent, data, args, generator, bounds=None, run_backward=backward):
-    """`policy_frequency` gradient steps of TD3-BST: each of the critics, the last of policy and target networks too.
+    """One update of TD3-BST: `policy_frequency` steps of the critics, then one of the policy and both target networks.
 
     `bounds` are those of the critics' targets, `run_backward` is what `choose_backward` gives. Returns metrics of the
-    last step as tensors: nothing waits for the device."""
+    last of these steps as tensors: nothing waits for the device."""
     metrics = {}
     for _ in range(args.policy_frequency):
         batch = sample(data, args.batch_size, generator, DATA_KEYS)
@@ -774,7 +758,7 @@ def update(agent, data, args, generator, bounds=None, run_backward=backward):
             agent.critic_optimizer.zero_grad()
             metrics |= run_backward(critic_loss, list(agent.critic.parameters()), *inputs)
             agent.critic_optimizer.step()
-    inputs = agent.actor, agent.critic, agent.morse, batch, args
+    inputs = agent.actor, agent.critic, agent.morse, batch, args  # the critics' last batch, as in TD3
     agent.actor_optimizer.zero_grad()
     metrics |= run_backward(actor_loss, list(agent.actor.parameters()), *inputs)
     agent.actor_optimizer.step()
@@ -806,14 +790,9 @@ def resolve(args):
     """The arguments with unset fields filled from the domain's row of DOMAINS. Raises UserError where out of range."""
     _, row = DOMAINS[domain_of(args.env_id)]
     args = dataclasses.replace(args, **{name: value for name, value in row.items() if getattr(args, name) is None})
-    zero = "seed total_timesteps morse_steps q_weight uniform_weight constant_weight policy_noise noise_clip discount "
-    zero += "action_dims landscape_states"
-    floors = dict.fromkeys(zero.split(), 0) | {"reward_shift": -1e12, "temperature": 1 / 80}
-    ceilings = {"seed": 2**32 - 1, "tau": 1, "dataset_fraction": 1, "discount": 0.999999, "expectile": 0.999999}
-    ceilings |= {"mode_offset": 1, "held_out": 1}
     for name, value in vars(args).items():
         for x in value if isinstance(value, tuple) else [value]:
-            floor, ceiling = floors.get(name, 1 if isinstance(x, int) else 1e-12), ceilings.get(name, 1e12)
+            floor, ceiling = LIMITS.get(name, (1 if isinstance(x, int) else 1e-12, 1e12))
             if isinstance(x, (int, float)) and not isinstance(x, bool) and not floor <= x <= ceiling:  # NaN is not
                 raise UserError(f"--{name.replace('_', '-')} must be from {floor:.10g} to {ceiling:.10g}, got {x}")
     return args
@@ -839,6 +818,31 @@ def parse_args(argv=None):
     return args
 
 
+def describe_morse(morse, info):
+    """What must be equal for a Morse network's weights to mean the same: shapes, kernel, data, its normalisation."""
+    dataset = info["dataset_id"]
+    dataset = Path(dataset).name if dataset.endswith((".hdf5", ".h5")) else dataset  # wherever the file lies
+    facts = {"dataset": dataset, "number of transitions": info["transitions"]}
+    facts |= {"shapes": [list(p.shape) for p in morse.parameters()]}
+    facts |= {"kernel": [morse.kernel, morse.rq_shape if morse.kernel == "rq" else None, morse.kernel_scale]}
+    facts |= {"action scale": [info[key].tolist() for key in ("action_low", "action_high")]}
+    return facts | {"observation scale": [info[key].tolist() for key in ("obs_mean", "obs_std")]}
+
+
+def load_morse(morse, info, path):
+    """Fill `morse` from a file of `morse_only.py --save`. Raises UserError where that is of another network or data."""
+    needed = describe_morse(morse, info)
+    with explain(f"cannot read {path}", "pass a file of `morse_only.py --save`"):
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        weights, facts = saved["morse"], {name: saved["facts"][name] for name in needed}
+    for name, own in needed.items():
+        near = name == "observation scale" and np.allclose(facts[name], own, rtol=1e-4, atol=1e-4)  # but for rounding
+        if facts[name] != own and not near:
+            had, have = f"{facts[name]}"[:80], f"{own}"[:80]
+            raise UserError(f"{path} is of another {name}: {had}, here {have}; train one with these arguments")
+    morse.load_state_dict(weights)
+
+
 def commit():
     """The commit of the repository that this file is in, -dirty if its files have changed since; "" outside of one."""
     git = ["git", "-C", Path(__file__).resolve().parent, "describe", "--always", "--dirty", "--exclude", "*"]
@@ -855,10 +859,9 @@ def write_file(path, content):
 def main(args):
     """Train as the arguments say, or go on with a run, or evaluate one again. Raises UserError."""
     args = resolve(args)
-    for name in ("total_timesteps", "eval_freq", "log_freq"):
-        if getattr(args, name) % args.policy_frequency:
-            rule = f"must be a multiple of --policy-frequency, {args.policy_frequency}"
-            raise UserError(f"--{name.replace('_', '-')} {rule}")
+    for flag in ("total-timesteps", "eval-freq", "log-freq"):
+        if getattr(args, flag.replace("-", "_")) % args.policy_frequency:
+            raise UserError(f"--{flag} must be a multiple of --policy-frequency, {args.policy_frequency}")
     with explain(f"--device {args.device} cannot be used here", "a new run takes --device cpu"):
         device = torch.zeros(1, device=args.device).device  # with its index
         if device.type == "cuda":
@@ -871,6 +874,8 @@ def main(args):
         with explain(f"{args.evaluate} has no policy that can be evaluated", "train one first"):
             model = torch.load(Path(args.evaluate) / "model.pt", map_location=device, weights_only=True)
             info = model["info"]
+            if not info["env_spec"]:
+                raise UserError(f"{args.evaluate} has no environment to evaluate in; start a run with --eval-env-id")
             actor = Actor(len(info["obs_mean"]), len(info["action_low"]), args.actor_hidden_dims).to(device)
             actor.load_state_dict(model["actor"])
             result = score_policy(actor, info, args)
@@ -878,8 +883,7 @@ def main(args):
     data, info = load_dataset(args, device)
     facts = {"domain": domain_of(args.env_id), "dataset_id": info["dataset_id"]}
     facts |= {"transitions": info["transitions"], "terminal": int(data["terminations"].sum())}
-    print("\n".join(f"{name:24} {value}" for name, value in (vars(args) | facts).items()))
-    print(f"the domain's row of DOMAINS fills {', '.join(DEFAULTS)} where they are unset", flush=True)
+    print("\n".join(f"{name:24} {value}" for name, value in (vars(args) | facts).items()), flush=True)
     run_name = f"{args.env_id.strip('/').replace('/', '-')}__{args.exp_name}__{args.seed}__{time.time_ns()}"
     run_dir = Path(args.resume or Path(args.runs_dir) / run_name)
     checkpoint_file = run_dir / "checkpoint.pt"
@@ -925,8 +929,7 @@ def main(args):
         if bad:
             advice = f"try a lower learning rate; {checkpoint_file} holds the last good state, if there was one"
             raise UserError(f"{', '.join(bad)} at {phase} step {step:,}; {advice}")
-        rate = (step - done[phase]) / (time.time() - logged_at)
-        values[f"speed/{phase}_steps_per_second"] = rate
+        rate = values[f"speed/{phase}_steps_per_second"] = (step - done[phase]) / (time.time() - logged_at)
         done[phase] = step
         if is_eval and info["env_spec"]:
             result = {"step": step, "last": True} | score_policy(agent.actor, info, args)
@@ -940,7 +943,8 @@ def main(args):
         for name, value in values.items():
             writer.add_scalar(name, value, step)
         states = {name: part.state_dict() for name, part in vars(agent).items()}
-        write_file(run_dir / "model.pt", {"actor": states["actor"], "info": info, "args": record["args"]})
+        if phase == "policy":
+            write_file(run_dir / "model.pt", {"actor": states["actor"], "info": info, "args": record["args"]})
         states |= {"generator": generator.get_state(), "done": done, "evaluations": evaluations}
         write_file(checkpoint_file, states)
         logged_at = time.time()

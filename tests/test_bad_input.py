@@ -167,6 +167,9 @@ def test_environment_that_differs(tmp_path):
     name = make_minari("bad/pendulum-v0", [episode(0, 3) | {"observations": np.zeros((4, 3))}], box(3), ACTIONS)
     with pytest.raises(UserError, match="Pendulum-v1 takes actions"):
         load(name, eval_env_id="Pendulum-v1")
+    wide = make_minari("bad/cartpole-v0", [episode(0, 3) | {"observations": np.zeros((4, 4))}], box(4), ACTIONS)
+    with pytest.raises(UserError, match="CartPole-v1 takes actions Discrete"):
+        load(wide, eval_env_id="CartPole-v1")
     with pytest.raises(UserError, match="cannot make the evaluation environment"):
         load(path, eval_env_id="NoSuchEnvironment-v4")
 

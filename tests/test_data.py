@@ -222,6 +222,9 @@ def test_hdf5_with_next_observations(tmp_path):
     np.testing.assert_array_equal(data["next_observations"], following)
     np.testing.assert_array_equal(data["terminations"], flags == 2)
     np.testing.assert_array_equal(data["rewards"], flags)
+    endless = fields | {"terminals": np.zeros(8, bool), "timeouts": None}  # nothing says where its episodes end
+    data, _ = load(write_hdf5(tmp_path / "b.hdf5", 8, **endless))
+    np.testing.assert_array_equal(data["next_observations"], following)
 
 
 def test_hdf5_fraction_keeps_whole_episodes(tmp_path):

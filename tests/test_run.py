@@ -126,6 +126,9 @@ def test_resume_gives_the_same_weights(run, pointmaze, tmp_path, monkeypatch, ph
     monkeypatch.setattr(td3_bst, name, original)
     (stopped,) = tmp_path.iterdir()
     assert not same(run, stopped)
+    if phase == "morse":
+        with pytest.raises(UserError, match="has no policy that can be evaluated"):
+            main(parse_args(["--evaluate", str(stopped)]))
     main(parse_args(["--resume", str(stopped)]))
     assert same(run, stopped)
     ours, theirs = (json.loads((path / "results.json").read_text())["evaluations"] for path in (run, stopped))
@@ -289,7 +292,7 @@ def test_hdf5_without_environment_trains_and_evaluates_nothing(tmp_path):
     path = write_hdf5(tmp_path / "mine.hdf5", 200, observations=obs, timeouts=np.arange(200) % 20 == 19)
     run = train(path, tmp_path / "runs")
     assert not (run / "results.json").exists() and (run / "model.pt").exists()
-    with pytest.raises(UserError, match="has no policy that can be evaluated"):
+    with pytest.raises(UserError, match="has no environment to evaluate in; .*--eval-env-id"):
         main(parse_args(["--evaluate", str(run)]))
 
 
