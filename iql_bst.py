@@ -626,8 +626,8 @@ def morse_loss(morse, obs, action, uniform_action, uniform_weight=1.0):
 
 def sample(data, batch_size, generator, keys):
     """A uniform batch of these fields of the data, each (batch_size, ...), drawn on the data's device."""
-    rewards = data["rewards"]
-    index = torch.randint(len(rewards), (batch_size,), device=rewards.device, generator=generator)
+    actions = data["actions"]
+    index = torch.randint(len(actions), (batch_size,), device=actions.device, generator=generator)
     return {key: data[key][index] for key in keys}
 
 

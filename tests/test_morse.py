@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 import shutil
 from types import SimpleNamespace
 
@@ -192,3 +193,16 @@ def test_bad_input(tmp_path, pointmaze):
         process = run_script("morse_only.py", *words, "--runs-dir", str(tmp_path), ok=False)
         assert process.returncode == 1 and message in process.stderr and process.stderr.count("error: ") == 1
         assert "Traceback" not in process.stderr
+
+
+def test_the_readmes_uncertainty_model():
+    """The lines under "Copy it" run as they stand, on observations and actions alone, and learn the data's actions."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    (lines,) = [block for block in blocks if "train_morse" in block]
+    obs = torch.rand(500, 2, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    names = {"observations": obs, "actions": obs / 2, "obs_dim": 2, "k": 2}
+    torch.manual_seed(0)
+    exec(lines.replace("20_000", "300"), names)
+    with torch.no_grad():
+        elsewhere = names["morse"].certainty(obs, -obs.sign() / 2)
+    assert names["certainty"].shape == (500,) and names["certainty"].mean() > 0.8 > 0.5 > elsewhere.mean()
