@@ -34,7 +34,8 @@ BEFORE = {  # what runs did that are older than the field
 }
 BOUNDS = {"random": "random policy", "planner": "the data's planner without noise"}
 KERNEL = {"kernel", "kernel_scale_factor", "distances"}  # in other columns, or of no interest
-PLAIN = r"[^`]+( `--(constant-weight|matmul-precision|compile)( [^`]*)?`)*"  # a method's name with flags that may be added
+WITH = "constant-weight|inverse-temperature|discount|matmul-precision|compile"  # flags that default runs may have beside
+PLAIN = rf"[^`]+( `--({WITH})( [^`]*)?`)*"  # a method's name with none but those
 METHODS = ("behaviour cloning", "Morse-weighted behaviour cloning", "TD3+BC", "IQL", "IQL-BST", "TD3-BST")
 LEGEND = """A score is the mean over seeds of the last evaluation's, never the best one's: the success rate in mazes,
 in percent, else the normalised return, or the return where there are no reference scores. In brackets is its 95%
