@@ -185,7 +185,7 @@ DOMAINS = {
         morse_steps=30_000, morse_learning_rate=5e-4, uniform_weight=30.0, eval_episodes=100,
     )),
     "pointmaze": ("pointmaze", DEFAULTS | dict(
-        reward_shift=-1.0, expectile=0.9, inverse_temperature=10.0, eval_episodes=100
+        reward_shift=-1.0, expectile=0.9, inverse_temperature=1.0, eval_episodes=100
     )),
     "adroit": (r"\b(pen|door|hammer|relocate)\b", DEFAULTS | dict(inverse_temperature=0.5)),
     "kitchen": ("kitchen", DEFAULTS | dict(inverse_temperature=0.5)),

@@ -14,5 +14,5 @@ python td3_bst.py --env-id td3-bst/pointmaze-large-v0 --total-timesteps 30000 --
 python td3_bst.py --env-id td3-bst/pointmaze-large-v0 --total-timesteps 30000 --eval-freq 10000 --weighting constant --q-weight 0
 python iql_bst.py --env-id td3-bst/pointmaze-large-v0 --total-timesteps 30000 --eval-freq 10000
 python iql_bst.py --env-id td3-bst/pointmaze-large-v0 --total-timesteps 30000 --eval-freq 10000 --policy-extraction awr
-python iql_bst.py --env-id td3-bst/pointmaze-large-v0 --total-timesteps 30000 --eval-freq 10000 --policy-extraction awr --inverse-temperature 1
+python iql_bst.py --env-id td3-bst/pointmaze-large-v0 --total-timesteps 30000 --eval-freq 10000 --policy-extraction awr --inverse-temperature 10
 COMMANDS
