@@ -408,8 +408,10 @@ def check(dataset_id, arrays, obs_space, action_space, env):
     advice = "pass --eval-env-id of the environment that the data is from"
     if env and outline(env.observation_space) != outline(obs_space):
         raise UserError(f"{env.spec.id} observes {env.observation_space}, the data {obs_space}; {advice}")
-    ends = [[getattr(space, end, ()) for end in ("low", "high")] for space in (env and env.action_space, action_space)]
-    if env and not np.array_equal(*ends):
+    if env and not (
+        isinstance(env.action_space, gym.spaces.Box)
+        and np.array_equal([env.action_space.low, env.action_space.high], [action_space.low, action_space.high])
+    ):
         raise UserError(f"{env.spec.id} takes actions {env.action_space}, the data {action_space}; {advice}")
     lowest, highest = arrays["actions"].min(0), arrays["actions"].max(0)  # (k,)
     excess = max((action_space.low - lowest).max(), (highest - action_space.high).max())
