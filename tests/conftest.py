@@ -1,6 +1,7 @@
 """Shared by the tests: the script as a module, a Minari folder of the test run's own, small hand-made datasets."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -46,6 +47,13 @@ def run_script(script, *args, cwd=None, ok=True, **env):
     process = subprocess.run(command, cwd=cwd, env=os.environ | env, capture_output=True, text=True, timeout=300)
     assert not ok or process.returncode == 0, process.stdout + process.stderr
     return process
+
+
+def readme_lines(word):
+    """The one block of Python in the README with this word in it."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    (lines,) = [block for block in blocks if word in block]
+    return lines
 
 
 def box(*shape, low=-np.inf, high=np.inf):

@@ -2,7 +2,6 @@
 
 import copy
 import json
-import re
 import shutil
 from types import SimpleNamespace
 
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 import td3_bst
 import torch
-from conftest import ROOT, run_script
+from conftest import ROOT, readme_lines, run_script
 from matplotlib import image
 from morse_only import Actor, Args, at_distance, auroc, fit_policy, four_modes, make_agent, objective_loss, resolve, train_morse
 from td3_bst import UserError
@@ -197,12 +196,10 @@ def test_bad_input(tmp_path, pointmaze):
 
 def test_the_readmes_uncertainty_model():
     """The lines under "Copy it" run as they stand, on observations and actions alone, and learn the data's actions."""
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
-    (lines,) = [block for block in blocks if "train_morse" in block]
     obs = torch.rand(500, 2, generator=torch.Generator().manual_seed(0)) * 2 - 1
     names = {"observations": obs, "actions": obs / 2, "obs_dim": 2, "k": 2}
     torch.manual_seed(0)
-    exec(lines.replace("20_000", "300"), names)
+    exec(readme_lines("train_morse").replace("20_000", "300"), names)
     with torch.no_grad():
         elsewhere = names["morse"].certainty(obs, -obs.sign() / 2)
     assert names["certainty"].shape == (500,) and names["certainty"].mean() > 0.8 > 0.5 > elsewhere.mean()

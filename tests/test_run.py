@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import td3_bst
 import torch
-from conftest import ROOT, heed_ctrl_c, run_script
+from conftest import ROOT, heed_ctrl_c, readme_lines, run_script
 from td3_bst import Args, UserError, main, parse_args, resolve
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -187,20 +187,15 @@ def test_evaluating_again_gives_the_same_figure(run):
     assert process.stdout.splitlines()[-1] == f"score {last['score']}, return {last['return_mean']}"
 
 
-def test_model_acts_without_this_repository(run):
-    """The snippet of the README, on weights_only=True."""
-    model = torch.load(run / "model.pt", weights_only=True)
-    info, state = model["info"], model["actor"]
-    obs = torch.randn(8)
-    x = (obs - info["obs_mean"]) / info["obs_std"]
-    layers = sorted({int(key.split(".")[1]) for key in state})
-    for i in layers:
-        x = state[f"net.{i}.weight"] @ x + state[f"net.{i}.bias"]
-        x = x.relu() if i < layers[-1] else x.tanh()
-    action = info["action_low"] + (x + 1) / 2 * (info["action_high"] - info["action_low"])
+def test_model_acts_without_this_repository(run, monkeypatch):
+    """The snippet of the README, as it stands there."""
+    monkeypatch.chdir(run)
+    names = {}
+    exec(readme_lines("model.pt"), names)
+    obs, model, info = torch.randn(8), names["model"], names["info"]
     actor = td3_bst.Actor(8, 2, model["args"]["actor_hidden_dims"])
-    actor.load_state_dict(state)
-    np.testing.assert_allclose(td3_bst.make_policy(actor, info)(obs.numpy()), action, rtol=1e-5, atol=1e-6)
+    actor.load_state_dict(names["state"])
+    np.testing.assert_allclose(td3_bst.make_policy(actor, info)(obs.numpy()), names["act"](obs), rtol=1e-5, atol=1e-6)
 
 
 def test_resume_refuses_other_arguments(run):
