@@ -62,7 +62,7 @@ def main(run: tyro.conf.Positional[str], pictures: int = 6):
     if last["step"] != args["total_timesteps"]:
         sys.exit(f"error: {run} is not finished, so its policy is not that of its last evaluation; --resume it first")
     episode = last["terminations"].index(True)
-    steps = np.linspace(0, last["lengths"][episode], pictures).astype(int)
+    steps = np.unique(np.linspace(0, last["lengths"][episode], pictures).astype(int))  # fewer, if it is that short
     seed = np.random.SeedSequence(args["seed"]).generate_state(len(last["lengths"]))[episode]
     actor = td3_bst.Actor(len(info["obs_mean"]), len(info["action_low"]), args["actor_hidden_dims"])
     actor.load_state_dict(model["actor"])
@@ -71,10 +71,10 @@ def main(run: tyro.conf.Positional[str], pictures: int = 6):
         shown, length = film(env, td3_bst.make_policy(actor, info), int(seed), steps)
     if length != last["lengths"][episode]:
         sys.exit(f"error: the episode took {length} steps, not {last['lengths'][episode]}; run with the run's packages")
-    figure = Figure(figsize=(2.5 * pictures, 3), layout="constrained")
+    figure = Figure(figsize=(2.5 * len(steps), 3), layout="constrained")
     title = f"{record['dataset_id']}, {report.method(record).replace('`', '')}, after {last['step']:,} steps"
     figure.suptitle(f"{title}: episode {episode + 1} of {len(last['lengths'])}")
-    for axes, picture, step in zip(figure.subplots(1, pictures), shown, steps):
+    for axes, picture, step in zip(figure.subplots(1, len(steps)), shown, steps):
         axes.imshow(picture)
         axes.set(title=f"step {step}", xticks=[], yticks=[])
     figure.savefig(Path(run) / "film.png", dpi=150)

@@ -7,10 +7,11 @@
 
 As D4RL (Fu et al. 2020, arXiv 2004.07219) and Minari made theirs: a waypoint planner on the maze's grid drives a point
 by a PD controller or an ant by a trained policy (benchmark/ant.npz; benchmark/train_ant.py has its recipe), with noise on
-every action. An episode ends with the success step, stored as a truncation.
+every action. An episode ends with the success step, at the time limit or where the recording ends, each stored as a
+truncation.
 
-PointMaze: the next episode starts from the state that the last one ended in, towards a new random goal, and its first
-observation still shows the old one. AntMaze: every episode starts anew, umaze from D4RL's start to D4RL's goal, play
+PointMaze: after a success the next episode starts from the state that the last one ended in, towards a new random goal,
+and its first observation still shows the old one. AntMaze: every episode starts anew, umaze from D4RL's start to D4RL's goal, play
 from a chosen cell to another (those that Gymnasium-Robotics chose, and the evaluation's), diverse from any to any.
 
 Minari's AntMaze keeps each episode's goal in its observations, and so does this. D4RL's own does not: its rewards were
@@ -358,7 +359,10 @@ def main(args):
     if path.exists():
         sys.exit(f"error: {path} exists; to make it anew, delete that folder first")
     folder = path.with_name(f".{path.name}-parts")  # hidden, or Minari would take it for a dataset
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        sys.exit(f"error: cannot write to {path.parent} ({error}); set MINARI_DATASETS_PATH to a folder of yours")
     settings, file = describe_arguments(args), folder / "args.json"
     if not list(folder.glob("*.pkl")):
         file.write_text(json.dumps(settings))

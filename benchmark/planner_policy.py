@@ -4,14 +4,13 @@
 """
 
 import sys
-from pathlib import Path
 from typing import Literal
 
 import gymnasium as gym
 import numpy as np
 import tyro
 from make_dataset import MAZES, Args, evaluation_spec, make_controller, next_offset, plan, resolve
-from random_policy import write_results
+from random_policy import UserError, make_folder, write_results
 
 
 def main(maze: tyro.conf.Positional[Literal[tuple(MAZES)]], seed: int = 1, episodes: int = 100, runs_dir: str = "runs"):
@@ -26,6 +25,7 @@ def main(maze: tyro.conf.Positional[Literal[tuple(MAZES)]], seed: int = 1, episo
     if seed < 0 or episodes < 1:
         sys.exit(f"error: --seed must be at least 0 and --episodes 1, got {seed} and {episodes}")
     args = resolve(Args(maze, seed=seed, action_noise=0.0))
+    folder = make_folder(runs_dir, f"{maze}__planner__{seed}")
     spec = evaluation_spec(args)
     spec.kwargs["continuing_task"] = False
     env, controller, rng = gym.make(spec), make_controller(args), np.random.default_rng(seed)
@@ -41,7 +41,6 @@ def main(maze: tyro.conf.Positional[Literal[tuple(MAZES)]], seed: int = 1, episo
         returns.append(total), lengths.append(length), terminations.append(terminated)
         print(f"\r{len(returns)} of {episodes} episodes, {np.mean(terminations):.0%} at their goal", end="", flush=True)
     score, args = 100 * float(np.mean(terminations)), {"seed": seed, "exp_name": "planner"}
-    folder = Path(runs_dir) / f"{maze}__planner__{seed}"
     write_results(folder, args, f"td3-bst/{maze}-v0", score, returns, lengths, terminations)
     print(f"\nplanner: score {score}, mean length {np.mean(lengths):.0f}")
 
@@ -49,5 +48,7 @@ def main(maze: tyro.conf.Positional[Literal[tuple(MAZES)]], seed: int = 1, episo
 if __name__ == "__main__":
     try:
         tyro.cli(main)
+    except UserError as error:
+        sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit("\nstopped: nothing was written")

@@ -21,6 +21,7 @@ train() {
     python td3_bst.py --env-id "$ENV_ID" --runs-dir "$RUNS" --total-timesteps "$STEPS" --morse-steps 5000 "$@"
 }
 train --exp-name bc --weighting constant --q-weight 0 > "$RUNS/bc.log" 2>&1 &
+trap 'kill $! 2> /dev/null || true' EXIT  # not left behind after Ctrl-C or a failure
 train --exp-name td3_bst
 wait $! || { cat "$RUNS/bc.log"; exit 1; }
 python benchmark/random_policy.py --env-id "$ENV_ID" --runs-dir "$RUNS"

@@ -15,7 +15,15 @@ import tyro
 from gymnasium.envs.registration import EnvSpec
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from td3_bst import Args, UserError, evaluate, load_dataset, resolve
+from td3_bst import Args, UserError, evaluate, explain, load_dataset, resolve
+
+
+def make_folder(runs_dir, name):
+    """RUNS_DIR/NAME, made if it is not there. Raises UserError."""
+    folder = Path(runs_dir) / name
+    with explain(f"cannot write to {folder}", "pass another --runs-dir"):
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def write_results(folder, args, dataset_id, score, returns, lengths, terminations):
@@ -23,7 +31,6 @@ def write_results(folder, args, dataset_id, score, returns, lengths, termination
     entry = {"step": 0, "last": True, "score": score, "return_mean": float(np.mean(returns))}
     entry |= {"returns": np.asarray(returns).tolist(), "lengths": np.asarray(lengths).tolist()}
     entry |= {"terminations": np.asarray(terminations).tolist()}
-    folder.mkdir(parents=True, exist_ok=True)
     record = {"args": args, "dataset_id": dataset_id, "command": shlex.join(["python", *sys.argv])}
     (folder / "results.json").write_text(json.dumps(record | {"evaluations": [entry]}))
 
@@ -38,6 +45,9 @@ def main(env_id: str, seed: int = 1, runs_dir: str = "runs"):
     """
     args = resolve(Args(env_id=env_id, seed=seed, exp_name="random", runs_dir=runs_dir))
     _, info = load_dataset(args, torch.device("cpu"))
+    if not info["env_spec"]:
+        raise UserError(f"{env_id} has no environment to evaluate in; pass a dataset that has one")
+    folder = make_folder(runs_dir, f"{env_id.replace('/', '-')}__random__{seed}")
     low, high = info["action_low"].numpy(), info["action_high"].numpy()
     rng = np.random.default_rng(seed)
     seeds = np.random.SeedSequence(seed).generate_state(args.eval_episodes)
@@ -47,8 +57,11 @@ def main(env_id: str, seed: int = 1, runs_dir: str = "runs"):
         seeds,
         args.num_eval_envs,
     )
-    folder = Path(runs_dir) / f"{env_id.replace('/', '-')}__random__{seed}"
-    score = 100 * float(terminations.mean()) if info["is_maze"] else None
+    score, (worst, best) = None, info["ref_scores"]
+    if info["is_maze"]:
+        score = 100 * float(terminations.mean())
+    elif None not in (worst, best):
+        score = 100 * float((returns.mean() - worst) / (best - worst))
     write_results(folder, asdict(args), info["dataset_id"], score, returns, lengths, terminations)
     print(f"random policy: score {score}, return {returns.mean()}")
 

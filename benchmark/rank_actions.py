@@ -24,7 +24,9 @@ TURNS = {"onward": 0.0, "left": np.pi / 2, "right": -np.pi / 2, "back": np.pi}  
 
 
 def ways(obs, maze, controller):
-    """The controller's actions towards the next cell and turned from there, (4, 8); None where the ant is at its goal.
+    """The controller's actions towards the next cell and turned from there, (4, 8).
+
+    None where the ant is not upright, or nearer than 0.3 m to where it is to go, so that there is no way to speak of.
 
     `obs` is a raw observation, (31,), as td3_bst.py flattens it: the torso's place, the goal's, then what the ant feels."""
     position, goal, feeling = obs[:2], obs[2:4], obs[4:]
@@ -45,6 +47,8 @@ def main(runs: tyro.conf.Positional[tuple[str, ...]], states: int = 5000, seed: 
         states: number of states, drawn from the data
         seed: of the draw
     """
+    if not runs or states < 1:
+        sys.exit(f"error: pass at least one run's folder and --states 1, got {len(runs)} folders and {states}")
     for run in runs:
         files = [Path(run) / name for name in ("args.json", "checkpoint.pt")]
         record = json.loads(files[0].read_text()) if all(file.exists() for file in files) else {"dataset_id": ""}
@@ -52,6 +56,9 @@ def main(runs: tyro.conf.Positional[tuple[str, ...]], states: int = 5000, seed: 
         if not maze_name.startswith("antmaze-") or maze_name not in make_dataset.MAZES:
             sys.exit(f"error: {run} is no run with a checkpoint on a recreated AntMaze; see which there are in runs")
         stored = report.BEFORE | record["args"]
+        if not stored["q_weight"] and "policy_extraction" not in stored:
+            sys.exit(f"error: {run} is cloning, which trains no critic to rank actions with; pass another run")
+        has_morse = stored["weighting"] == "morse" and stored.get("policy_extraction") != "awr"
         known = set(vars(td3_bst.Args())) & set(stored)
         args = td3_bst.resolve(td3_bst.Args(**{name: stored[name] for name in known}))
         data, info = td3_bst.load_dataset(args, torch.device("cpu"))
@@ -62,6 +69,8 @@ def main(runs: tyro.conf.Positional[tuple[str, ...]], states: int = 5000, seed: 
         obs, mean, std = data["observations"][index], info["obs_mean"], info["obs_std"]
         actions = [ways(row, maze, controller) for row in (obs * std + mean).double().numpy()]
         usable = torch.tensor([i for i, action in enumerate(actions) if action is not None])
+        if not len(usable):
+            sys.exit(f"error: in none of these {states} states is the ant upright and on its way; raise --states")
         obs = obs[usable]
         turned = torch.tensor(np.stack([actions[i] for i in usable]), dtype=torch.float32).transpose(0, 1)  # (4, n, 8)
         choices = dict(zip(TURNS, turned)) | {"the data's": data["actions"][index][usable]}
@@ -83,9 +92,12 @@ def main(runs: tyro.conf.Positional[tuple[str, ...]], states: int = 5000, seed: 
             gap, distance = values["onward"] - values[name], (action - turned[0]).norm(dim=-1).mean()
             cells = [f"{(gap > 0).double().mean():.0%}", f"{gap.mean():.3f}", f"{distance:.2f}"]
             cells = ["", "", ""] if name == "onward" else cells
-            shown = f"{certainty[name]:.2f}" if args.weighting == "morse" else ""
+            shown = f"{certainty[name]:.2f}" if has_morse else ""
             print("| " + " | ".join([name, *cells, shown]) + " |")
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    try:
+        tyro.cli(main)
+    except td3_bst.UserError as error:
+        sys.exit(f"error: {error}")

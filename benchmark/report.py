@@ -40,9 +40,10 @@ METHODS = ("behaviour cloning", "Morse-weighted behaviour cloning", "TD3+BC", "I
 LEGEND = """A score is the mean over seeds of the last evaluation's, never the best one's: the success rate in mazes,
 in percent, else the normalised return, or the return where there are no reference scores. In brackets is its 95%
 bootstrap interval, too narrow where seeds are few. The tables of methods have those without further flags, the last table
-every row; flags are what a row's runs had other than today's defaults, and its command is of its commit. Datasets
-whose name begins with `td3-bst/` are **recreated**. An empty cell has not been measured without further flags. Curves
-are means over seeds, their bands run from the lowest seed to the highest."""
+every row, of runs that have not ended too; flags are what a row's runs had other than today's defaults, and its command
+is of its commit. On a GPU `--matmul-precision high`, the default, is TF32, on a CPU float32: its device says which.
+Datasets whose name begins with `td3-bst/` are **recreated**. An empty cell has not been measured without further flags.
+Curves are means over seeds, their bands run from the lowest seed to the highest."""
 PEERS = Path(__file__).with_name("peers.csv")
 GROUPS = {  # title: pattern of its dataset ids, pattern of their names in peers.csv, what must be said of the figures
     "Locomotion": (
@@ -68,7 +69,7 @@ GROUPS = {  # title: pattern of its dataset ids, pattern of their names in peers
 def method(record):
     """What a run's arguments make of its script, with those that are not today's defaults as flags."""
     args = record["args"]
-    if args["exp_name"] in BOUNDS:
+    if args["exp_name"] in BOUNDS and last(record)["step"] == 0:
         return BOUNDS[args["exp_name"]]
     script = iql_bst if "policy_extraction" in args else td3_bst
     if args.get("policy_extraction") == "awr":
@@ -133,7 +134,7 @@ def rows_of(records):
     rows = {}
     for record in sorted(records, key=lambda record: record["args"]["seed"]):
         dataset = record["dataset_id"]
-        dataset = Path(dataset).name if dataset.endswith(".hdf5") else dataset  # wherever the file was
+        dataset = Path(dataset).name if dataset.endswith((".hdf5", ".h5")) else dataset  # wherever the file was
         rows.setdefault((dataset, method(record), last(record)["step"]), []).append(record)
     for (dataset, name, _), runs in rows.items():
         seeds = [run["args"]["seed"] for run in runs]
@@ -154,10 +155,16 @@ def short(dataset):
     return re.sub(r"^D4RL/|-v\d+(\.hdf5)?$", "", dataset).replace("/", "-").replace("_", "-")
 
 
+def has_ended(runs):
+    """Whether a row's runs were evaluated at their last step, as are policies that do not learn, at step 0."""
+    step = last(runs[0])["step"]
+    return step in (0, runs[0]["args"].get("total_timesteps", step))
+
+
 def steps_cell(runs):
     """Gradient steps of a row's last evaluation, and of how many, where that is not the end."""
-    step, total = last(runs[0])["step"], runs[0]["args"].get("total_timesteps")
-    return f"{step:,}" + (f" of {total:,}" if step and total not in (None, step) else "")
+    step = f"{last(runs[0])['step']:,}"
+    return step if has_ended(runs) else f"{step} of {runs[0]['args']['total_timesteps']:,}"
 
 
 def curve(runs):
@@ -248,12 +255,12 @@ def score_table(rows, peers):
 
 
 def longest(rows):
-    """{method without other flags: {dataset: last scores}}, at the most steps that a method has on a dataset.
+    """{method without other flags: {dataset: last scores}}, at the most steps that TD3-BST has on a dataset.
 
     The datasets are TD3-BST's, and a method that lacks one is left out: means over other datasets do not compare."""
     steps = {}
     for dataset, name, step in rows:
-        if name in METHODS:
+        if name == "TD3-BST":
             steps[dataset] = max(step, steps.get(dataset, 0))
     found = {name: {d: rows[d, name, step] for d, step in steps.items() if (d, name, step) in rows} for name in METHODS}
     ours = found["TD3-BST"]
@@ -302,6 +309,7 @@ def row_values(rows):
         keys = ("last score", "low", "high"), ("mean of the last tenth", "its low", "its high")
         scores = [[ends], [[last_tenth(run) for run in runs]]]
         values = {"dataset": dataset, "method": name.replace("`", ""), "gradient steps": steps_cell(runs)}
+        values["device"] = " ".join(sorted({run["args"].get("device", "") for run in runs} - {""}))
         values["seeds"] = " ".join(str(run["args"]["seed"]) for run in runs)
         for names, part in zip(keys, scores):
             values |= dict.fromkeys(names, "") | {key: f"{value:.2f}" for key, value in zip(names, interval(mean, part))}
@@ -312,6 +320,11 @@ def row_values(rows):
 
 def modes(records):
     """Table of morse_only.py on four-modes: percent of final actions at a mode, mean over seeds, by temperature."""
+    seeds = [record["args"]["seed"] for record in records]
+    settings = [{name: x for name, x in record["args"].items() if name not in RUNNING} for record in records]
+    if len(set(seeds)) < len(seeds) or any(own != settings[0] for own in settings):
+        wrong = "have a seed twice or differ in their arguments; move those that should not count away"
+        sys.exit(f"error: runs on four modes, seeds {seeds}, {wrong}")
     shares = {}
     for entry in (entry for record in records for entry in record["morse"]):
         kernel = entry["kernel"] and f"{entry['kernel'].upper()}, {entry['factor']:g} k"
@@ -361,12 +374,12 @@ def read_peers(pattern):
 
 
 def group_rows(rows, title):
-    """The rows of one of GROUPS."""
-    return {key: runs for key, runs in rows.items() if group_of(key[0]) == title}
+    """The rows of one of GROUPS whose runs have ended: others are not to be put beside them."""
+    return {key: runs for key, runs in rows.items() if group_of(key[0]) == title and has_ended(runs)}
 
 
 def tables(records, rows):
-    """Markdown by name: {"results": ..., "scores Recreated PointMaze": ..., ...}, those for which there are runs."""
+    """Markdown by name: {"results": ..., "scores Recreated PointMaze": ..., ...}, of what there are runs or published scores."""
     texts = {"results": policies(rows) if rows else ""}
     toys = [record for record in records if isinstance(record.get("morse"), list)]
     others = [record for record in records if isinstance(record.get("morse"), dict)]
@@ -458,6 +471,10 @@ def main(folder: tyro.conf.Positional[str], into: str | None = None, out: str | 
         into: Markdown file with lines <!-- NAME --> and <!-- /NAME -->, between which the table of that name goes
         out: folder for scores.md, scores.csv and figures/
     """
+    if into and not Path(into).is_file():
+        sys.exit(f"error: there is no page {into} to write tables into")
+    if out and Path(out).exists() and not Path(out).is_dir():
+        sys.exit(f"error: {out} is not a folder; pass another --out")
     records = read(folder)
     rows = rows_of([record for record in records if "evaluations" in record])
     texts = tables(records, rows)

@@ -8,7 +8,7 @@ set -uo pipefail
 cd "$(dirname "$0")/.."
 trap 'exit 130' INT
 command=${1:?error: no command}
-runs=$(sed -n 's/.*--runs-dir \([^ ]*\).*/\1/p' <<< "$command")
+runs=$(sed -nE 's/.*--runs[-_]dir[ =]([^ ]*).*/\1/p' <<< "$command")
 runs=${runs:-runs}
 mkdir -p "$runs/logs"
 log=$runs/logs/$(cksum <<< "$command" | cut -d " " -f 1).log

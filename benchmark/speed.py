@@ -3,7 +3,8 @@
     python benchmark/speed.py                                              # every mode of td3_bst.py
     python benchmark/speed.py --corl ../CORL --jax-corl ../JAX-CORL        # beside the update of other implementations
 
-Random data of two datasets' dimensions, batch 256. All modes take turns within one process, so that what else the machine
+Random data of two datasets' dimensions, D4RL's, batch 256, Hopper's arguments for both: AntMaze's own have a third layer
+of the policy, a step size that falls and bounds of the critics' targets. All modes take turns within one process, so that what else the machine
 does slows all alike: the ratios are what to look at. Peers are the unmodified files of a clone of theirs (Tarasov et al.,
 CORL; Nishimori, JAX-CORL, which needs jax, flax and optax), with empty stand-ins for packages that their update does not
 use."""
@@ -15,6 +16,7 @@ import sys
 import time
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import Literal
 from unittest.mock import MagicMock
 
 import numpy as np
@@ -47,9 +49,9 @@ class Args:
     """gradient steps of a turn, a multiple of 8"""
     turns: int = 10
     """turns of each mode, one more to warm up; the median counts"""
-    dims: tuple[str, ...] = tuple(DIMS)
-    """which datasets' dimensions: hopper, antmaze"""
-    precisions: tuple[str, ...] = ("highest", "medium")
+    dims: tuple[Literal[tuple(DIMS)], ...] = tuple(DIMS)
+    """which datasets' dimensions"""
+    precisions: tuple[Literal["highest", "high", "medium"], ...] = ("highest", "medium")
     """values of --matmul-precision to measure"""
     compile: bool = False
     """time TD3-BST with --compile too"""
@@ -188,6 +190,8 @@ def shares(train, steps, device):
 
 
 def main(args):
+    if args.steps < 8 or args.steps % 8 or args.turns < 1:
+        sys.exit(f"error: --steps must be a multiple of 8 and --turns at least 1, got {args.steps} and {args.turns}")
     torch.set_num_threads(args.threads)
     torch._dynamo.config.recompile_limit = 64  # all that is compiled is variants of one function
     device = torch.device(args.device)

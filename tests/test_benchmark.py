@@ -9,9 +9,12 @@ import shutil
 import film
 import numpy as np
 import pytest
+import random_policy
 import report
 import td3_bst
+import torch
 from conftest import ROOT, run_script
+from test_data import write_hdf5
 
 MORSE = "python td3_bst.py --env-id td3-bst/x-v0 --seed {} --total-timesteps 100"
 
@@ -81,7 +84,7 @@ def test_scores_page(tmp_path, capsys):
     write_result(tmp_path, "j", 1, [50], [1], MORSE, elsewhere, temperature=2.0)
     write_result(tmp_path, "k", 1, [60], [1], MORSE, elsewhere, matmul_precision="medium", compile=True)
     write_result(tmp_path, "l", 1, [70], [1], MORSE, elsewhere, temperature=2.0, compile=True)
-    write_result(tmp_path, "e", 1, [None], [1], MORSE, "mujoco/ant/expert-v0", total_timesteps=100)
+    write_result(tmp_path, "e", 1, [None], [1], MORSE, "mujoco/ant/expert-v0", total_timesteps=50)
     write_result(tmp_path, "f", 1, [1.0], [1], MORSE, "D4RL/pointmaze/umaze-v2")
     out = tmp_path / "out"
     tables(capsys, tmp_path, out=str(out))
@@ -95,7 +98,7 @@ def test_scores_page(tmp_path, capsys):
     assert "not to be compared with published scores" in recreated[:120] and "published |" not in recreated
     assert "| td3-bst/antmaze-y-v0 | TD3-BST | 50 | 10.0 | 50.0 |" in page and "| 10% of the episodes |" in page
     robots = page[page.index("## Minari MuJoCo") : page.index("## Other datasets")]
-    assert "| mujoco/ant/expert-v0 | 50 of 100 | 0.0 |" in robots and "interquartile" not in robots
+    assert "| mujoco/ant/expert-v0 | 50 | 0.0 |" in robots and "interquartile" not in robots
     assert "| D4RL/pointmaze/umaze-v2 | 50 | 1.0 |" in page
     rows = {(row["dataset"], row["method"]): row for row in csv.DictReader((out / "scores.csv").open())}
     row = rows[maze, "TD3-BST"]
@@ -117,6 +120,21 @@ def test_scores_page(tmp_path, capsys):
     drawn = {path.stem for path in (out / "figures").iterdir()}
     assert drawn >= {"curves-locomotion", "profiles-locomotion", "curves-minari-mujoco", "curves-recreated-pointmaze"}
     assert "profiles-minari-mujoco" not in drawn
+
+
+def test_what_has_not_ended_is_compared_with_nothing(tmp_path, capsys):
+    """It is in the table of every row alone; another method's longer runs leave TD3-BST's datasets what they are."""
+    for maze, end in ("x", 10), ("y", 90):
+        write_result(tmp_path, maze, 1, [end], [1], MORSE, f"td3-bst/pointmaze-{maze}-v0", total_timesteps=50)
+    longer = "td3-bst/pointmaze-x-v0"
+    write_result(tmp_path, "longer", 1, [0, 100], [1], CLONING, longer, total_timesteps=100, device="cuda", **CLONED)
+    write_result(tmp_path, "part", 1, [76.54], [1], CLONING, "td3-bst/pointmaze-y-v0", total_timesteps=100, **CLONED)
+    tables(capsys, tmp_path, out=str(tmp_path / "out"))
+    page, _, every = (tmp_path / "out/scores.md").read_text().partition("## Every row")
+    assert "| TD3-BST | 2 | 2 | 50.0 | 50.0 |" in page and "| behaviour cloning | 1 |" not in page
+    assert "| td3-bst/pointmaze-x-v0 | 100 | 100.0 |" in page and "76.5" not in page
+    assert "| behaviour cloning | 50 of 100 |  | 1 | 76.54 |" in every
+    assert "| behaviour cloning | 100 | cuda | 1 | 100.00 |" in every
 
 
 def test_runs_that_are_no_row(tmp_path, capsys):
@@ -235,7 +253,7 @@ def test_report_of_morse_networks(tmp_path, capsys):
     for seed, share in (1, 0.5), (2, 0.9):
         entries = [{"objective": "behaviour cloning", "kernel": None, "factor": None, "temperature": None, "at a mode": 0.0}]
         entries += [words | {"temperature": t, "at a mode": share if t == 1 else 0.25} for t in (0.25, 1.0)]
-        write_morse(tmp_path, f"toy{seed}", entries)
+        write_morse(tmp_path, f"toy{seed}", entries, seed)
     study = {"certainty": {"held-out data": 0.9, "uniform actions": 0.1, "actions of other states": 0.6}}
     study |= {"certainty at distance": {"0.5": 0.7}, "AUROC against": {"uniform actions": 0.99, "actions of other states": 0.8}}
     write_morse(tmp_path, "maze", study)
@@ -243,13 +261,18 @@ def test_report_of_morse_networks(tmp_path, capsys):
     assert "| 2 seeds, mu = 0.25 / 1 | RBF, 0.5 k |" in out and "| behaviour cloning | 0 |" in out
     assert "| uncertainty alone | 25 / 70 |" in out
     assert "| maze | RQ, 2 k `--num-uniform 4` | 0.90 | 0.70 | 0.60 | 0.10 | 0.80 | 0.99 |" in out
+    for seed, other in (2, {}), (3, {"morse_steps": 10}):  # a seed twice, another setting
+        write_morse(tmp_path, "trial", entries, seed, **other)
+        with pytest.raises(SystemExit, match="four modes, seeds .*move those"):
+            report.main(str(tmp_path))
+        shutil.rmtree(tmp_path / "trial")
 
 
-def write_morse(folder, name, study):
+def write_morse(folder, name, study, seed=1, **args):
     (folder / name).mkdir()
     command = "python morse_only.py --env-id maze --kernel rq --kernel-scale-factor 2 --num-uniform 4 --seed 1"
-    args = {"env_id": "maze", "kernel": "rq", "kernel_scale_factor": 2.0, "num_uniform": 4}
-    record = {"dataset_id": name, "args": args, "morse": study, "command": command}
+    args = {"env_id": "maze", "kernel": "rq", "kernel_scale_factor": 2.0, "num_uniform": 4} | args
+    record = {"dataset_id": name, "args": args | {"seed": seed}, "morse": study, "command": command}
     (folder / name / "results.json").write_text(json.dumps(record))
 
 
@@ -265,12 +288,36 @@ def test_report_that_cannot_be_made(tmp_path, text):
     assert page.read_text() == str(text)
 
 
+@pytest.mark.parametrize("option", ["into", "out"])
+def test_report_that_goes_nowhere(tmp_path, option):
+    write_result(tmp_path, "a", 1, [1.0], [1], MORSE)
+    place = {"into": tmp_path / "absent.md", "out": tmp_path / "a1/results.json"}[option]
+    with pytest.raises(SystemExit, match="^error: .*(no page|not a folder)"):
+        report.main(str(tmp_path), **{option: str(place)})
+
+
 def test_random_policy(pointmaze, tmp_path, capsys):
     run_script("benchmark/random_policy.py", "--env-id", pointmaze, "--runs-dir", str(tmp_path))
     (file,) = tmp_path.glob("*/results.json")
     (entry,) = json.loads(file.read_text())["evaluations"]
     assert len(entry["returns"]) == 100 and entry["score"] == sum(entry["terminations"]) < 75
     assert "random policy" in tables(capsys, tmp_path)
+
+
+def test_random_policy_of_a_robot(tmp_path, monkeypatch):
+    """Its score is D4RL's normalised one, about 0 by definition; a place that cannot be written to is said before."""
+    monkeypatch.setenv("D4RL_DATASET_DIR", str(tmp_path))
+    write_hdf5(tmp_path / "hopper_medium-v2.hdf5", 20, observations=np.zeros((20, 11)), timeouts=np.arange(20) % 10 == 9)
+    monkeypatch.setattr(random_policy, "evaluate", lambda *_: pytest.fail("played"))
+    with pytest.raises(td3_bst.UserError, match="another --runs-dir"):
+        random_policy.main("hopper-medium-v2", runs_dir="/proc/x")
+    with pytest.raises(td3_bst.UserError, match="no environment"):
+        random_policy.main(str(tmp_path / "hopper_medium-v2.hdf5"), runs_dir=str(tmp_path))
+    played = np.array([-20.272305, 3234.3]), np.ones(2, int), np.zeros(2, bool)  # D4RL's random and expert policy
+    monkeypatch.setattr(random_policy, "evaluate", lambda *_: played)
+    random_policy.main("hopper-medium-v2", runs_dir=str(tmp_path))
+    (file,) = tmp_path.glob("*/results.json")
+    assert json.loads(file.read_text())["evaluations"][0]["score"] == pytest.approx(50)
 
 
 class Camera:
@@ -326,10 +373,17 @@ def test_film(pointmaze, tmp_path, monkeypatch):
         obs = env.step(policy(obs[None])[0])[0]
     assert pictures[-1][0, :2, 0] == pytest.approx(obs[:2])
 
+    model = torch.load(run / "model.pt", weights_only=True)
+    model["info"]["env_spec"] = json.dumps(json.loads(model["info"]["env_spec"]) | {"max_episode_steps": 3})
+    torch.save(model, run / "model.pt")
+    write(lengths=[7, 3, 3])
+    film.main(str(run))
+    assert shown[-1][3].tolist() == [0, 1, 2, 3]  # as many pictures as there are steps
+
     (run / "film.png").unlink()
     for changes, message in (
         ({"terminations": [False] * 3}, "no episode .* reached a goal"),
-        ({"lengths": [7, 200, 300]}, "took 300 steps, not 200"),
+        ({"lengths": [7, 2, 3]}, "took 3 steps, not 2"),
         ({"step": 1}, "not finished"),
     ):
         write(**changes)
@@ -344,7 +398,7 @@ def test_film(pointmaze, tmp_path, monkeypatch):
 
 def test_speed():
     """The operations that it counts are those of the shapes, and every mode has a row."""
-    process = run_script("benchmark/speed.py", "--dims", "hopper", "--precisions", "highest", "--steps", "4", "--turns", "1")
+    process = run_script("benchmark/speed.py", "--dims", "hopper", "--precisions", "highest", "--steps", "8", "--turns", "1")
     rows = [line.split() for line in process.stdout.splitlines() if line.endswith(", highest")]
     assert len(rows) == 5 and all(float(row[0]) > 0 for row in rows)
     b, o, k, h = 256, 11, 3, 256

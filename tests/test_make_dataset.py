@@ -244,6 +244,18 @@ def test_rank_actions(antmaze, tmp_path, monkeypatch):
     table = {row[0].strip("| "): row[1:] for row in rows if len(row) == 5}
     assert list(table) == ["action", "---", "onward", "left", "right", "back", "the data's", "uniform", "the policy's"]
     assert 0.3 < float(table["the data's"][2]) < 1.5 < float(table["uniform"][2])  # 0.57 is the noise
+    assert all(0 <= float(table[name][3].strip("| ")) <= 1 for name in list(table)[2:])
+
+    stored = json.loads((run / "args.json").read_text())
+    for changes, message in (
+        ({"weighting": "constant", "q_weight": 0.0}, "trains no critic"),
+        ({"weighting": "morse", "policy_extraction": "awr"}, None),  # IQL has no Morse network
+    ):
+        (run / "args.json").write_text(json.dumps(stored | {"args": stored["args"] | changes}))
+        process = run_script("benchmark/rank_actions.py", str(run), "--states", "500", ok=message is None)
+        assert message is None or message in process.stderr.splitlines()[-1]
+    assert process.stdout.count("|  |\n") == 7, process.stdout
+    assert "error: pass at least one" in run_script("benchmark/rank_actions.py", ok=False).stderr
 
 
 def test_weights_of_the_walking_policy(tmp_path, monkeypatch):

@@ -156,6 +156,19 @@ def test_a_killed_worker_is_not_success(project):
     path = stub(project, "python", "#!/bin/bash\nkill -9 $PPID\n")
     error, out, code = run(project, "pointmaze", PATH=path)
     assert code == 1 and "all finished" not in out and "the same line again goes on" in error
+    path = stub(project, "python", "#!/bin/bash\n[[ \"$*\" == *\"seed 1\" ]] && exit 1\nkill -9 $PPID\n")
+    error, out, code = run(project, "pointmaze", PATH=path, SEEDS="1 2")  # some fail, and then one is killed
+    assert code == 1 and "--seed 1: status 1" in error and "the same line again goes on" in error
+
+
+@pytest.mark.parametrize("flag", ["--runs-dir=here", "--runs_dir here"])
+def test_a_finished_run_is_known_wherever_it_is(project, flag):
+    record = {"command": f"python td3_bst.py {flag}", "args": {"total_timesteps": 40}}
+    (project / "here/run").mkdir(parents=True)
+    (project / "here/run/args.json").write_text(json.dumps(record, indent=1))
+    (project / "here/run/results.json").write_text(json.dumps({"evaluations": [{"step": 40, "last": True}]}))
+    command = ["bash", project / "benchmark/run_one.sh", record["command"]]
+    assert "finished before" in subprocess.run(command, capture_output=True, text=True).stdout
 
 
 BAD = [({"FILTER": "nothing"}, "no command matches"), ({"WORKERS": "0"}, "WORKERS must"), ({"FLAGS": "--a 'b'"}, "plain words")]
