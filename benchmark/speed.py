@@ -3,11 +3,11 @@
     python benchmark/speed.py                                              # every mode of td3_bst.py
     python benchmark/speed.py --corl ../CORL --jax-corl ../JAX-CORL        # beside the update of other implementations
 
-Random data of two datasets' dimensions, D4RL's, batch 256, Hopper's arguments for both: AntMaze's own have a third layer
-of the policy, a step size that falls and bounds of the critics' targets. All modes take turns within one process, so that what else the machine
-does slows all alike: the ratios are what to look at. Peers are the unmodified files of a clone of theirs (Tarasov et al.,
-CORL; Nishimori, JAX-CORL, which needs jax, flax and optax), with empty stand-ins for packages that their update does not
-use."""
+Random data of two datasets' dimensions, D4RL's, batch 256, and Hopper's arguments for both: AntMaze's own have a third
+layer of the policy, a step size that falls and bounds of the critics' targets. All modes take turns within one process,
+so that what else the machine does slows all alike: the ratios are what to look at. Peers are the unmodified files of a
+clone of theirs (Tarasov et al., CORL; Nishimori, JAX-CORL, which needs jax, flax and optax), with empty stand-ins for
+packages that their update does not use."""
 
 import dataclasses
 import functools
