@@ -153,6 +153,23 @@ def test_goals_of_other_tasks_are_left_alone():
     assert len(data["rewards"]) == 3 and not data["terminations"].any()
 
 
+def test_nested_observations_are_flattened_as_gymnasium_does():
+    """Kitchen's goals are a dict within the dict."""
+    space = gym.spaces.Dict({"b": box(2), "a": gym.spaces.Dict({"z": box(1), "y": box(2, 2)})})
+    stored = [space.sample() for _ in range(3)]
+    values = {"b": np.stack([s["b"] for s in stored]), "a": {key: np.stack([s["a"][key] for s in stored]) for key in "zy"}}
+    np.testing.assert_allclose(td3_bst.flatten(space, values), [gym.spaces.flatten(space, s) for s in stored], rtol=1e-6)
+
+
+def test_an_environment_that_is_no_maze():
+    """Its own task and its reference scores, as Adroit's have them."""
+    env, obs = gym.make("Hopper-v4"), np.random.default_rng(0).normal(size=(4, 11))
+    one = episode(0, 3) | {"observations": obs, "actions": np.zeros((3, 3), np.float32)}
+    refs = {"ref_min_score": 2.0, "ref_max_score": 10.0}
+    _, info = load(make_minari("test/hopper-v0", [one], None, None, env=env, eval_env=env.spec, **refs))
+    assert json.loads(info["env_spec"])["id"] == "Hopper-v4" and not info["is_maze"] and info["ref_scores"] == [2, 10]
+
+
 def test_observations_are_flattened_as_gymnasium_does(pointmaze):
     dataset = minari.load_dataset(pointmaze)
     data, info = load(pointmaze)
@@ -263,6 +280,8 @@ def test_locomotion_is_read_where_d4rl_keeps_it(monkeypatch, tmp_path):
     data, info = load("hopper-medium-replay-v2")
     assert len(data["rewards"]) == 18 and json.loads(info["env_spec"])["id"] == "Hopper-v4"
     assert info["ref_scores"] == [-20.272305, 3234.3]
+    assert td3_bst.ROBOTS["halfcheetah"] == ("HalfCheetah-v4", -280.178953, 12135.0)
+    assert td3_bst.ROBOTS["walker2d"] == ("Walker2d-v4", 1.629008, 4592.3)
 
 
 def test_locomotion_download(monkeypatch, tmp_path):
@@ -295,7 +314,8 @@ class Remote(cloud_storage.CloudStorage):
     def list_datasets(self, prefix=None):
         if Remote.fail == "list":
             raise ConnectionError("[Errno -2] Name or service not known")
-        return [i for i in ("D4RL/pen/human-v1", "D4RL/pen/human-v2", "D4RL/pen/human-old-v9") if i.startswith(prefix or "")]
+        names = ("human-v1", "human-v10", "human-v2", "human-old-v19")
+        return [f"D4RL/pen/{name}" for name in names if f"D4RL/pen/{name}".startswith(prefix or "")]
 
     def get_dataset_metadata(self, dataset_id):
         metadata = json.loads((Remote.folder / "data" / "metadata.json").read_text())
@@ -307,6 +327,8 @@ class Remote(cloud_storage.CloudStorage):
         if Remote.fail == "download":
             (path / dataset_id / "data" / "main_data.hdf5").unlink()
             raise TimeoutError("the server hung up")
+        if Remote.fail == "Ctrl-C":
+            raise KeyboardInterrupt
         metadata = path / dataset_id / "data" / "metadata.json"
         metadata.write_text(json.dumps(json.loads(metadata.read_text()) | {"dataset_id": dataset_id}))
 
@@ -337,19 +359,21 @@ def remote(monkeypatch, tmp_path):
 def test_short_name_downloads_the_newest_version_once(remote):
     for _ in range(2):
         data, info = load("pen-human")
-        assert info["dataset_id"] == "D4RL/pen/human-v2" and len(data["rewards"]) == 3
-    assert Remote.downloads == ["D4RL/pen/human-v2"]
+        assert info["dataset_id"] == "D4RL/pen/human-v10" and len(data["rewards"]) == 3
+    assert Remote.downloads == ["D4RL/pen/human-v10"]
     assert load("pen-human-v1")[1]["dataset_id"] == "D4RL/pen/human-v1"
     assert load("D4RL/pen/human-v2")[1]["dataset_id"] == "D4RL/pen/human-v2"
+    assert load("pen-human")[1]["dataset_id"] == "D4RL/pen/human-v10"  # of those that are there
     with pytest.raises(UserError, match="there is no dataset 'pen-human-v7'"):
         load("pen-human-v7")
 
 
-def test_failed_download_leaves_nothing_behind(remote):
-    Remote.fail = "download"
-    with pytest.raises(UserError, match="TimeoutError.*the server hung up"):
+@pytest.mark.parametrize("fail, error", [("download", UserError), ("Ctrl-C", KeyboardInterrupt)])
+def test_failed_download_leaves_nothing_behind(remote, fail, error):
+    Remote.fail = fail
+    with pytest.raises(error, match={"download": "TimeoutError.*the server hung up"}.get(fail)):
         load("pen-human")
-    assert not (remote / "D4RL/pen/human-v2").exists()
+    assert not (remote / "D4RL/pen/human-v10").exists()
     Remote.fail = None
     assert len(load("pen-human")[0]["rewards"]) == 3
 
@@ -364,9 +388,9 @@ def test_unreachable_remote_names_the_command_that_helps(remote):
 
 def test_incomplete_dataset_is_named(remote):
     load("pen-human")
-    file = remote / "D4RL/pen/human-v2/data/main_data.hdf5"
+    file = remote / "D4RL/pen/human-v10/data/main_data.hdf5"
     file.write_bytes(file.read_bytes()[:1000])
-    with pytest.raises(UserError, match=f"damaged, delete {remote}/D4RL/pen/human-v2"):
+    with pytest.raises(UserError, match=f"damaged, delete {remote}/D4RL/pen/human-v10"):
         load("pen-human")
 
 

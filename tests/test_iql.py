@@ -124,6 +124,36 @@ def test_the_policy_leaves_values_and_critics_alone(extraction):
             assert torch.equal(p, q) and torch.equal(p.grad, q.grad)
 
 
+@pytest.mark.parametrize("extraction", ["bst", "awr"])
+def test_updates_are_the_steps_of_their_losses(extraction):
+    """Two of them, of two steps of values and critics each: a target critic is its network at first."""
+    rates = {"actor_learning_rate": 0.01, "critic_learning_rate": 0.02, "value_learning_rate": 0.03}
+    kwargs = rates | {"policy_extraction": extraction, "policy_frequency": 2, "tau": 0.25, "discount": 0.9, "expectile": 0.8}
+    (agent, data, args, generator), (own, *_, rng) = make(**kwargs), make(**kwargs)
+
+    def step(name, loss):
+        optimizer = getattr(own, f"{name}_optimizer")
+        optimizer.zero_grad()
+        loss[0].backward()
+        optimizer.step()
+
+    for _ in range(2):
+        update(agent, data, args, generator)
+        for _ in range(2):
+            one = iql_bst.sample(data, 16, rng, iql_bst.DATA_KEYS)
+            step("value", value_loss(own.value, own.target_critic, one, 0.8))
+            step("critic", critic_loss(own.critic, own.value, one, 0.9))
+            for target, p in zip(own.target_critic.parameters(), own.critic.parameters()):
+                target.lerp_(p.detach(), 0.25)
+        if extraction == "bst":
+            step("actor", iql_bst.actor_loss(own.actor, own.critic, own.morse, one, args))
+        else:
+            step("actor", awr_loss(own.actor, own.log_std[0], own.value, own.target_critic, one, args))
+    for name in ("value", "critic", "target_critic", "actor", "log_std"):
+        for p, q in zip(getattr(agent, name).parameters(), getattr(own, name).parameters()):
+            assert torch.equal(p, q), name
+
+
 def test_the_policy_leaves_no_gradient_on_the_critics():
     """Its objective goes through them, but they keep the gradient of their own loss, as where it has no such term."""
     agents = []
@@ -221,7 +251,7 @@ def test_published_settings():
 
 @pytest.mark.parametrize("extraction", ["bst", "awr"])
 def test_a_run_that_was_stopped_goes_on_to_the_same_weights(extraction, pointmaze, tmp_path, monkeypatch):
-    """From a copy of the file alone, and with the schedule and the scale of rewards as without the stop."""
+    """From its last checkpoint, with the schedule and the scale of rewards as without the stop."""
     kwargs = TINY | {"policy_extraction": extraction, "normalize_returns": True, "env_id": pointmaze, "seed": 3}
 
     def train(folder):
@@ -241,7 +271,9 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights(extraction, pointmaz
         train(tmp_path / "stopped")
     monkeypatch.undo()
     (stopped,), (whole,) = ((tmp_path / name).iterdir() for name in ("stopped", "whole"))
+    monkeypatch.setattr(iql_bst, "value_loss", lambda *a: calls.append(0) or original(*a))
     main(parse_args(["--resume", str(stopped)]))
+    assert len(calls) == 35 + 60 - 30  # of 60 steps those after the checkpoint of step 30
     a, b = weights(whole), weights(stopped)
     assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
     results = [json.loads((run / "results.json").read_text())["evaluations"] for run in (whole, stopped)]

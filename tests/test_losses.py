@@ -234,12 +234,20 @@ def test_actor_loss(batch, weighting, q_weight, detach_weight):
     actor, critic = Actor(OBS, K, (16,)).double(), Critic(OBS, K, (16,)).double()
     morse = MorseNetwork(OBS, K, (16,), 1.5).double()
     expected = expected_actor_loss(actor, critic, morse, batch, args)
-    assert actor_loss(actor, critic, morse, batch, args)[0].item() == pytest.approx(expected, rel=1e-10)
+    value, metrics = actor_loss(actor, critic, morse, batch, args)
+    assert value.item() == metrics["loss/actor"].item() == pytest.approx(expected, rel=1e-10)
 
     with torch.no_grad():  # what the gradient must treat as constants: Z_Q, and the weight if detached
         pi = actor(batch["observations"])
         z_q = critic(batch["observations"], pi)[0].abs().mean()
-        fixed = torch.expm1((1 - morse.certainty(batch["observations"], pi)) / args.temperature)
+        certainty = morse.certainty(batch["observations"], pi)
+        fixed = torch.expm1((1 - certainty) / args.temperature)
+    figures = {"policy/bc_error": (pi - batch["actions"]).square().sum(-1)}
+    figures |= {"certainty/policy": certainty, "policy/weight": fixed} if weighting == "morse" else {}
+    figures |= {"policy/q": critic(batch["observations"], pi)[0]} if q_weight else {}
+    assert metrics.keys() == figures.keys() | {"loss/actor"}
+    for name, figure in figures.items():
+        torch.testing.assert_close(metrics[name], figure, rtol=1e-9, atol=1e-12)
 
     def loss():
         pi = actor(batch["observations"])

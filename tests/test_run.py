@@ -123,7 +123,7 @@ def test_resume_gives_the_same_weights(run, pointmaze, tmp_path, monkeypatch, ph
     monkeypatch.setattr(td3_bst, name, stop)
     with pytest.raises(SystemExit, match="--resume"):
         train(pointmaze, tmp_path)
-    monkeypatch.setattr(td3_bst, name, original)
+    monkeypatch.setattr(td3_bst, name, lambda *args: calls.update(n=calls["n"] + 1) or original(*args))
     (stopped,) = tmp_path.iterdir()
     assert not same(run, stopped)
     if phase == "morse":
@@ -131,6 +131,7 @@ def test_resume_gives_the_same_weights(run, pointmaze, tmp_path, monkeypatch, ph
             main(parse_args(["--evaluate", str(stopped)]))
     main(parse_args(["--resume", str(stopped)]))
     assert same(run, stopped)
+    assert calls["n"] - step == {"morse": 30, "policy": 60}[phase] - (step - 1) // 10 * 10  # from the last multiple of log_freq
     ours, theirs = (json.loads((path / "results.json").read_text())["evaluations"] for path in (run, stopped))
     assert ours == theirs
 
@@ -141,6 +142,27 @@ def test_stop_before_the_first_checkpoint(run, pointmaze, tmp_path, monkeypatch)
         train(pointmaze, tmp_path)
     monkeypatch.undo()
     (stopped,) = tmp_path.iterdir()
+    main(parse_args(["--resume", str(stopped)]))
+    assert same(run, stopped)
+
+
+def test_stop_while_a_checkpoint_is_written(run, pointmaze, tmp_path, monkeypatch):
+    """Half a file never takes the place of a whole one."""
+    original, calls = torch.save, []
+
+    def stop(content, path):
+        calls.append(path)
+        original(content, path)
+        if len(calls) == 7:  # 3 in Morse training, then two in each log entry, the model's first
+            path.write_bytes(path.read_bytes()[:100])
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch, "save", stop)
+    with pytest.raises(SystemExit, match="--resume"):
+        train(pointmaze, tmp_path)
+    monkeypatch.undo()
+    (stopped,) = tmp_path.iterdir()
+    assert torch.load(stopped / "checkpoint.pt", weights_only=True)["done"] == {"morse": 30, "policy": 10}
     main(parse_args(["--resume", str(stopped)]))
     assert same(run, stopped)
 
@@ -187,6 +209,45 @@ def test_evaluating_again_gives_the_same_figure(run):
     assert process.stdout.splitlines()[-1] == f"score {last['score']}, return {last['return_mean']}"
 
 
+def test_the_policy_is_what_is_evaluated_saved_and_logged(pointmaze, tmp_path, monkeypatch):
+    """Not its target, say; and figures are means over the batch. `--evaluate` takes the saved one, on its own seed."""
+    seen = []
+
+    def score(actor, info, args):
+        seen.append((actor.state_dict(), args.seed))
+        return {"score": 12.0, "return_mean": 3.0, "returns": [3.0], "lengths": [1], "terminations": [False]}
+
+    def update(*args, original=td3_bst.update):
+        return original(*args) | {"figure": torch.tensor([1.0, 2.0, 6.0])}
+
+    monkeypatch.setattr(td3_bst, "score_policy", score)
+    monkeypatch.setattr(td3_bst, "update", update)
+    run = train(pointmaze, tmp_path, matmul_precision="medium", tau=0.3)
+    assert torch.get_float32_matmul_precision() == "medium"
+    torch.set_float32_matmul_precision("highest")
+    saved = torch.load(run / "checkpoint.pt", weights_only=True)["actor"]
+    main(parse_args(["--evaluate", str(run), "--seed", "5"]))
+    model = torch.load(run / "model.pt", weights_only=True)["actor"]
+    for state in (seen[-2][0], seen[-1][0], model):
+        assert state.keys() == saved.keys() and all(torch.equal(state[key], saved[key]) for key in saved)
+    assert [seed for _, seed in seen] == [1, 1, 5]
+    events = EventAccumulator(str(run)).Reload()
+    logged = {"figure": [3] * 6, "evaluation/score": [12, 12], "evaluation/return": [3, 3]}
+    assert {tag: [e.value for e in events.Scalars(tag)] for tag in logged} == logged
+
+
+def test_the_seed_is_of_weights_and_of_draws(pointmaze, tmp_path, monkeypatch):
+    seen = []
+
+    def spy(agent, data, args, generator, *_):
+        seen.append((agent.actor.net[0].weight[0, 0].item(), generator.initial_seed()))
+
+    monkeypatch.setattr(td3_bst, "train", spy)
+    for seed in (1, 1, 2):
+        train(pointmaze, tmp_path, seed=seed)
+    assert seen[0] == seen[1] and seen[0][0] != seen[2][0] and seen[0][1] != seen[2][1]
+
+
 def test_model_acts_without_this_repository(run, monkeypatch):
     """The snippet of the README, as it stands there."""
     monkeypatch.chdir(run)
@@ -202,6 +263,15 @@ def test_resume_refuses_other_arguments(run):
     for changed in (["--seed", "2"], ["--temperature", "0.3"], ["--total-timesteps", "90"]):
         with pytest.raises(UserError, match=changed[0].strip("-").replace("-", "_")):
             main(parse_args(["--resume", str(run), *changed]))
+
+
+def test_resume_refuses_another_dataset(run, tmp_path):
+    """A short name can come to mean a newer version of its dataset."""
+    old = shutil.copytree(run, tmp_path / "old")
+    record = json.loads((old / "args.json").read_text()) | {"dataset_id": "td3-bst/pointmaze-umaze-v7"}
+    (old / "args.json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match="was on td3-bst/pointmaze-umaze-v7, not td3-bst/pointmaze-umaze-v0; start a new run"):
+        main(parse_args(["--resume", str(old)]))
 
 
 def test_resume_refuses_a_run_of_an_older_version(run, tmp_path):

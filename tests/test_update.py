@@ -1,6 +1,5 @@
 """One update: target networks, frozen networks, delayed policy, noise, seeds, no host synchronisation."""
 
-import copy
 import dataclasses
 import functools
 import math
@@ -52,20 +51,61 @@ def test_delayed_policy_and_targets(frequency):
         assert all(state["step"] == steps for state in optimizer.state.values())
 
 
-def test_critic_steps_are_those_of_its_loss_alone():
-    """The policy's step neither moves the critic nor leaves a gradient on it; each critic step has a batch of its own."""
-    agent, data, args, generator = make(policy_frequency=2)
-    lone = copy.deepcopy(agent.critic)
-    optimizer, rng = torch.optim.Adam(lone.parameters(), args.critic_learning_rate, fused=True), torch.Generator().manual_seed(0)
+def test_updates_are_the_steps_of_their_losses():
+    """Two of them, since at first a target is its network. Each critic step has a batch of its own, the policy's has the
+    last one and the critic as it is by then, neither moves it nor leaves a gradient on it; targets follow at the end."""
+    kwargs = {"policy_frequency": 2, "tau": 0.25, "discount": 0.9, "actor_learning_rate": 0.02, "critic_learning_rate": 0.01}
+    (agent, data, args, generator), (own, *_, rng) = make(**kwargs), make(**kwargs)
     for _ in range(2):
-        batch = td3_bst.sample(data, args.batch_size, rng, td3_bst.DATA_KEYS)
-        noise = (torch.randn(args.batch_size, K, generator=rng) * args.policy_noise).clamp(-args.noise_clip, args.noise_clip)
-        optimizer.zero_grad()
-        td3_bst.critic_loss(lone, agent.target_critic, agent.target_actor, batch, noise, args.discount)[0].backward()
-        optimizer.step()
-    update(agent, data, args, generator)
-    for ours, theirs in zip(agent.critic.parameters(), lone.parameters()):
-        assert torch.equal(ours, theirs) and torch.equal(ours.grad, theirs.grad)
+        update(agent, data, args, generator)
+        for _ in range(2):
+            batch = td3_bst.sample(data, args.batch_size, rng, td3_bst.DATA_KEYS)
+            noise = (torch.randn(args.batch_size, K, generator=rng) * args.policy_noise).clamp(-args.noise_clip, args.noise_clip)
+            own.critic_optimizer.zero_grad()
+            td3_bst.critic_loss(own.critic, own.target_critic, own.target_actor, batch, noise, 0.9)[0].backward()
+            own.critic_optimizer.step()
+        gradients = [p.grad.clone() for p in own.critic.parameters()]
+        own.actor_optimizer.zero_grad()
+        td3_bst.actor_loss(own.actor, own.critic, own.morse, batch, args)[0].backward()
+        own.actor_optimizer.step()
+        for name in ("actor", "critic"):
+            for target, p in zip(getattr(own, f"target_{name}").parameters(), getattr(own, name).parameters()):
+                target.lerp_(p.detach(), 0.25)
+    for name in ("actor", "critic", "target_actor", "target_critic"):
+        assert not changed(getattr(agent, name), parameters(getattr(own, name))), name
+    assert all(torch.equal(p.grad, gradient) for p, gradient in zip(agent.critic.parameters(), gradients))
+
+
+def test_agent_is_as_its_arguments_say():
+    """Whatever the argument, in both scripts."""
+    own = {"actor_hidden_dims": (7, 6), "critic_hidden_dims": (5, 4), "morse_hidden_dims": (3,), "kernel": "rq", "rq_shape": 2.5}
+    rates = {"actor_learning_rate": 0.1, "critic_learning_rate": 0.2, "morse_learning_rate": 0.3}
+    for script, layernorm in (td3_bst, False), (td3_bst, True), (iql_bst, False), (iql_bst, True):
+        more = {"value_hidden_dims": (9,), "value_learning_rate": 0.4} if script is iql_bst else {}
+        kwargs = own | rates | more | {"critic_layernorm": layernorm, "kernel_scale_factor": 2.0}
+        agent = script.make_agent(OBS, K, script.resolve(script.Args(**kwargs)), torch.device("cpu"))
+        for name in rates | ({"value_learning_rate": 0.4} if more else {}):
+            (group,) = getattr(agent, name.replace("learning_rate", "optimizer")).param_groups
+            assert group["lr"] == kwargs[name]
+        widths = {name: [len(p) for p in getattr(agent, name).parameters() if p.dim() == 1] for name in ("actor", "morse")}
+        assert widths == {"actor": [7, 6, K], "morse": [3, K]}
+        assert [tuple(p.shape) for p in agent.critic.weights] == [(2, OBS + K, 5), (2, 5, 4), (2, 4, 1)]
+        assert not more or [len(p) for p in agent.value.parameters() if p.dim() == 1] == [9, 1]
+        assert agent.critic.layernorm == agent.target_critic.layernorm == layernorm
+        assert (agent.morse.kernel, agent.morse.rq_shape, agent.morse.kernel_scale) == ("rq", 2.5, 2 * K)
+
+
+def test_morse_steps_are_as_the_arguments_say(monkeypatch):
+    seen, original = [], td3_bst.morse_loss
+    monkeypatch.setattr(td3_bst, "morse_loss", lambda *a: seen.append(a[1:]) or original(*a))
+    agent, data, args, generator = make(num_uniform=4, uniform_weight=30.0, morse_batch_size=500, morse_steps=2)
+    train_morse(agent, data, args, generator)
+    assert len(seen) == 2 and not torch.equal(seen[0][2], seen[1][2])
+    for obs, action, uniform_action, weight in seen:
+        assert weight == 30 and uniform_action.shape == (500, 4, K)
+        assert uniform_action.min() < -0.99 and uniform_action.max() > 0.99 and uniform_action.abs().max() <= 1
+        rows = {tuple(row) for row in torch.cat([data["observations"], data["actions"]], 1).tolist()}
+        assert {tuple(row) for row in torch.cat([obs, action], 1).tolist()} <= rows  # each action is that of its state
 
 
 def test_polyak_averaging():
