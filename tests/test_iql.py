@@ -166,6 +166,24 @@ def test_the_policy_leaves_no_gradient_on_the_critics():
         assert torch.equal(p.grad, q.grad)
 
 
+@pytest.mark.parametrize("extraction", ["bst", "awr"])
+def test_policies_go_to_the_better_actions(extraction):
+    """One-step episodes of uniform actions, whose reward falls with the distance from one that depends on the state."""
+    kwargs = {"total_timesteps": 1500, "morse_steps": 200, "inverse_temperature": 5.0, "policy_extraction": extraction}
+    widths = dict.fromkeys(("actor_hidden_dims", "critic_hidden_dims", "value_hidden_dims", "morse_hidden_dims"), (32, 32))
+    rates = dict.fromkeys(("actor_learning_rate", "critic_learning_rate", "value_learning_rate"), 3e-3)
+    args = resolve(Args(env_id=ENV, **kwargs, **widths, **rates))
+    torch.manual_seed(0)
+    obs, actions = torch.randn(4000, OBS), torch.rand(4000, K) * 2 - 1
+    best = 0.8 * torch.tanh(obs[:, :K])
+    data = {"observations": obs, "actions": actions, "rewards": -(actions - best).square().sum(1), "next_observations": obs}
+    data["terminations"] = torch.ones(4000)
+    agent = make_agent(OBS, K, args, torch.device("cpu"))
+    iql_bst.train(agent, data, args, torch.Generator().manual_seed(0), {"morse": 0, "policy": 0}, lambda *_: None)
+    missed = (agent.actor(obs) - best).square().sum(1).mean() / best.square().sum(1).mean()  # 1: cloning, their mean
+    assert missed < 0.3
+
+
 def test_rewards_are_scaled_where_asked():
     for asked in (False, True):
         agent, data, args, generator = make(normalize_returns=asked, total_timesteps=2, morse_steps=1)
