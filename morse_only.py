@@ -509,7 +509,8 @@ def repeat(step, generator):
                 result = step()  # recorded, not run
         except RuntimeError as error:
             torch.cuda.set_stream(main_stream)  # a recording that fails may leave its own behind
-            print(f"no CUDA graph, so steps are launched one kernel at a time, which is slower: {error}", flush=True)
+            cause = error.__context__ or error  # what went wrong first: ending the recording fails too then
+            print(f"no CUDA graph, so steps are launched one kernel at a time, which is slower: {cause}", flush=True)
         else:
             while True:
                 graph.replay()

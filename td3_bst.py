@@ -70,7 +70,7 @@ class Args:
     matmul_precision: Literal["highest", "high", "medium"] = "high"
     """of float32 matrix products, where the device can: medium is bfloat16, high is TF32, highest always float32"""
     compile: bool = False
-    """whether torch.compile compiles losses and gradients: faster after a minute's start; a CPU needs a C++ compiler"""
+    """whether torch.compile compiles losses and gradients: faster after a minute's start; needs a C++ compiler"""
     total_timesteps: int = 1_000_000
     """gradient steps after Morse pre-training"""
     eval_freq: int = 50_000
@@ -632,7 +632,8 @@ def repeat(step, generator):
                 result = step()  # recorded, not run
         except RuntimeError as error:
             torch.cuda.set_stream(main_stream)  # a recording that fails may leave its own behind
-            print(f"no CUDA graph, so steps are launched one kernel at a time, which is slower: {error}", flush=True)
+            cause = error.__context__ or error  # what went wrong first: ending the recording fails too then
+            print(f"no CUDA graph, so steps are launched one kernel at a time, which is slower: {cause}", flush=True)
         else:
             while True:
                 graph.replay()

@@ -179,12 +179,10 @@ def work(train, steps=2):
     return flops.get_total_flops() / steps, moved.total / steps
 
 
-def shares(train, steps, device):
-    """Share of the profiled time of each of PARTS; the rest is Python, bookkeeping and small operations."""
-    kind = ProfilerActivity.CUDA if device.type == "cuda" else ProfilerActivity.CPU
-    with profile(activities=[kind]) as profiler:
+def shares(train, steps):
+    """Share of a CPU's profiled time of each of PARTS; the rest is Python, bookkeeping and small operations."""
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
         train(steps)
-        synchronize(device)
     times = {event.key: event.self_cpu_time_total for event in profiler.key_averages()}
     return {part: sum(times.get(name, 0) for name in names) / sum(times.values()) for part, names in PARTS.items()}
 
@@ -194,7 +192,9 @@ def main(args):
         sys.exit(f"error: --steps must be a multiple of 8 and --turns at least 1, got {args.steps} and {args.turns}")
     torch.set_num_threads(args.threads)
     torch._dynamo.config.recompile_limit = 64  # all that is compiled is variants of one function
-    device = torch.device(args.device)
+    device = torch.zeros(1, device=args.device).device  # with its index
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     ceilings = {precision: product_rate(device, precision) for precision in args.precisions}
     for precision, rate in ceilings.items():
         print(f"matrix products, {precision}: {rate / 1e9:.0f} GFLOP/s")
@@ -238,7 +238,7 @@ def main(args):
         if device.type == "cpu":
             for precision in args.precisions:
                 torch.set_float32_matmul_precision(precision)
-                parts = shares(trains[f"TD3-BST, {precision}"], args.steps, device)
+                parts = shares(trains[f"TD3-BST, {precision}"], args.steps)
                 print(f"TD3-BST, {precision}: " + ", ".join(f"{part} {share:.0%}" for part, share in parts.items()))
 
 

@@ -5,6 +5,7 @@ import time
 from dataclasses import replace
 from types import SimpleNamespace
 
+import iql_bst
 import pytest
 import td3_bst
 import torch
@@ -45,7 +46,10 @@ class FakeCuda:
         self.where = "graph"
         yield
         if self.fail:  # as PyTorch's, it does not get to setting the stream back
-            raise RuntimeError("operation not permitted when stream is capturing")
+            try:
+                raise RuntimeError("operation not permitted when stream is capturing")
+            finally:
+                raise RuntimeError("operation failed due to a previous error during capture")
         self.where = "main"
 
     def set_stream(self, stream):
@@ -101,7 +105,7 @@ def test_a_step_size_that_a_graph_is_to_see_change_is_a_tensor(monkeypatch):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 @torch._dynamo.config.patch(trace_autograd_ops=False)
-def test_graph_and_eager_learn_alike():
+def test_graph_and_eager_learn_alike(capsys):
     """1,000 steps on a learnable reward: mean losses of eager steps, of a graph and of a graph of the compiled update
     agree; prints the steps per second."""
     device, args = torch.device("cuda", torch.cuda.current_device()), resolve(Args())
@@ -128,5 +132,57 @@ def test_graph_and_eager_learn_alike():
         print(f"{name}: {rate:.0f} steps/s, loss of critic and policy {losses[name].tolist()}")
     for name in ("graph", "compiled"):
         torch.testing.assert_close(losses[name], losses["eager"], rtol=0.05, atol=0.05)
+    out = capsys.readouterr().out
+    print(out)
+    assert "no CUDA graph" not in out
     a, b = (sample(data, 8, generator, ["rewards"])["rewards"] for _ in range(2))
     assert not torch.equal(a, b)  # the registered generator still moves on
+
+
+def learn(script, args, device):
+    """How far each network moves in both phases of a training on made-up data, the policy in its last tenth too, and the
+    mean of each loss."""
+    torch.manual_seed(0)
+    obs, action = torch.randn(10_000, 11, device=device), torch.rand(10_000, 3, device=device) * 2 - 1
+    data = {"observations": obs, "actions": action, "rewards": (obs[:, :3] * action).sum(1), "next_observations": obs.flip(0)}
+    data["terminations"] = (torch.rand(10_000, device=device) < 0.1).float()
+    agent, generator = script.make_agent(11, 3, args, device), torch.Generator(device).manual_seed(0)
+    networks = {name: part for name, part in vars(agent).items() if isinstance(part, torch.nn.Module)}
+    before = {name: [p.detach().clone() for p in network.parameters()] for name, network in networks.items()}
+    losses = {}
+
+    def after_step(phase, step, metrics):
+        if (phase, step) == ("policy", args.total_timesteps * 9 // 10):
+            networks["late"], before["late"] = agent.actor, [p.detach().clone() for p in agent.actor.parameters()]
+        for name in metrics.keys() & {"loss/morse", "loss/value", "loss/critic", "loss/actor"}:
+            losses.setdefault(name, []).append(metrics[name].clone())
+
+    script.train(agent, data, args, generator, {"morse": 0, "policy": 0}, after_step)
+    moves = {name: [p - q for p, q in zip(network.parameters(), before[name])] for name, network in networks.items()}
+    norms = {name: torch.nn.utils.get_total_norm([move.detach() for move in own]) for name, own in moves.items()}
+    return norms | {name: torch.stack(values).mean() for name, values in losses.items()}
+
+
+VARIANTS = [(td3_bst, {"anneal_actor_learning_rate": True}), (iql_bst, {}), (iql_bst, {"policy_extraction": "awr"})]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("script, kwargs", VARIANTS)
+@torch._dynamo.config.patch(trace_autograd_ops=False)
+def test_graphs_of_both_phases_train_as_their_steps_do(script, kwargs, compiled, monkeypatch, capsys):
+    """On one generator, with a step size that falls: were it recorded as a number, the policy would move too far."""
+    device = torch.device("cuda", torch.cuda.current_device())
+    args = script.resolve(script.Args(total_timesteps=400, morse_steps=100, compile=compiled, **kwargs))
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    replayed = learn(script, args, device)
+    assert "no CUDA graph" not in capsys.readouterr().out
+    stats = torch._dynamo.utils.counters["stats"]
+    assert stats["unique_graphs"] == (0 if not compiled else 2 if script is td3_bst else 3)
+    assert not torch._dynamo.utils.counters["graph_break"]
+    monkeypatch.setattr(script, "repeat", lambda step, _: iter(step, None))
+    eager = learn(script, replace(args, compile=False), device)
+    assert replayed.keys() == eager.keys() and len(eager) >= 7
+    for name, value in eager.items():
+        torch.testing.assert_close(replayed[name], value, rtol=0.05, atol=0.02, msg=lambda text: f"{name}: {text}")
