@@ -51,4 +51,4 @@ if __name__ == "__main__":
     except UserError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        sys.exit("\nstopped: nothing was written")
+        sys.exit("\nstopped: there are no results")

@@ -17,12 +17,12 @@ export MINARI_DATASETS_PATH="$PWD/$RUNS/minari"
 
 rm -rf "$RUNS"
 python benchmark/make_dataset.py pointmaze-umaze --steps 100000
-train() {
-    python td3_bst.py --env-id "$ENV_ID" --runs-dir "$RUNS" --total-timesteps "$STEPS" --morse-steps 5000 "$@"
+train() {  # in a subshell, whose process Python takes over
+    exec python td3_bst.py --env-id "$ENV_ID" --runs-dir "$RUNS" --total-timesteps "$STEPS" --morse-steps 5000 "$@"
 }
 train --exp-name bc --weighting constant --q-weight 0 > "$RUNS/bc.log" 2>&1 &
 trap 'kill $! 2> /dev/null || true' EXIT  # not left behind after Ctrl-C or a failure
-train --exp-name td3_bst
+(train --exp-name td3_bst)
 wait $! || { cat "$RUNS/bc.log"; exit 1; }
 python benchmark/random_policy.py --env-id "$ENV_ID" --runs-dir "$RUNS"
 

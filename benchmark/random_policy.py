@@ -71,3 +71,5 @@ if __name__ == "__main__":
         tyro.cli(main)
     except UserError as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("stopped: there are no results")

@@ -37,7 +37,7 @@ trap 'echo "stopped; the same line again goes on" >&2; exit 130' INT
 echo "$(grep -c . <<< "$commands") runs, $WORKERS at a time with $OMP_NUM_THREADS threads each"
 tr '\n' '\0' <<< "$commands" | xargs -0 -n 1 -P "$WORKERS" bash benchmark/run_one.sh || {
     [ -s "$FAILED" ] || echo "a run was killed" > "$FAILED"
-    echo "the same line again goes on with what is left, and if a run was killed that is all that comes after it" >&2
+    echo "the same line again goes on with what is left; if a worker was killed (xargs says so), nothing after it was tried" >&2
     echo "failed:" >&2
     cat "$FAILED" >&2
     exit 1
