@@ -59,7 +59,7 @@ def main(run: tyro.conf.Positional[str], pictures: int = 6):
     info, args, last = model["info"], record["args"], record["evaluations"][-1]
     if not info["is_maze"] or not any(last["terminations"]):
         sys.exit(f"error: no episode of the last evaluation of {run} reached a goal in a maze; pass another run")
-    if last["step"] != args["total_timesteps"]:
+    if not report.has_ended([record]):
         sys.exit(f"error: {run} is not finished, so its policy is not that of its last evaluation; --resume it first")
     episode = last["terminations"].index(True)
     steps = np.unique(np.linspace(0, last["lengths"][episode], pictures).astype(int))  # fewer, if it is that short

@@ -12,10 +12,20 @@ from pathlib import Path
 import numpy as np
 import torch
 import tyro
-from gymnasium.envs.registration import EnvSpec
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from td3_bst import Args, UserError, evaluate, explain, load_dataset, resolve
+from td3_bst import Args, UserError, explain, load_dataset, resolve, score_policy
+
+
+class RandomActor(torch.nn.Module):
+    """Uniform actions in place of td3_bst.py's Actor: (batch, obs_dim) -> (batch, action_dim) in [-1, 1]."""
+
+    def __init__(self, action_dim, seed):
+        super().__init__()
+        self.action_dim, self.rng = action_dim, np.random.default_rng(seed)
+
+    def forward(self, obs):
+        return torch.from_numpy(self.rng.uniform(-1, 1, (len(obs), self.action_dim)))
 
 
 def make_folder(runs_dir, name):
@@ -48,22 +58,10 @@ def main(env_id: str, seed: int = 1, runs_dir: str = "runs"):
     if not info["env_spec"]:
         raise UserError(f"{env_id} has no environment to evaluate in; pass a dataset that has one")
     folder = make_folder(runs_dir, f"{env_id.replace('/', '-')}__random__{seed}")
-    low, high = info["action_low"].numpy(), info["action_high"].numpy()
-    rng = np.random.default_rng(seed)
-    seeds = np.random.SeedSequence(seed).generate_state(args.eval_episodes)
-    returns, lengths, terminations = evaluate(
-        lambda obs: rng.uniform(low, high, (len(obs), len(low))).astype(np.float32),
-        EnvSpec.from_json(info["env_spec"]),
-        seeds,
-        args.num_eval_envs,
-    )
-    score, (worst, best) = None, info["ref_scores"]
-    if info["is_maze"]:
-        score = 100 * float(terminations.mean())
-    elif None not in (worst, best):
-        score = 100 * float((returns.mean() - worst) / (best - worst))
-    write_results(folder, asdict(args), info["dataset_id"], score, returns, lengths, terminations)
-    print(f"random policy: score {score}, return {returns.mean()}")
+    result = score_policy(RandomActor(len(info["action_low"]), seed), info, args)
+    episodes = (result[key] for key in ("returns", "lengths", "terminations"))
+    write_results(folder, asdict(args), info["dataset_id"], result["score"], *episodes)
+    print(f"random policy: score {result['score']}, return {result['return_mean']}")
 
 
 if __name__ == "__main__":

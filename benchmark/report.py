@@ -262,12 +262,10 @@ def longest(rows):
     for dataset, name, step in rows:
         if name == "TD3-BST":
             steps[dataset] = max(step, steps.get(dataset, 0))
-    found = {name: {d: rows[d, name, step] for d, step in steps.items() if (d, name, step) in rows} for name in METHODS}
-    ours = found["TD3-BST"]
     return {
-        name: {dataset: [score(last(run)) for run in own[dataset]] for dataset in ours}
-        for name, own in found.items()
-        if ours and set(ours) <= set(own)
+        name: {dataset: [score(last(run)) for run in rows[dataset, name, step]] for dataset, step in steps.items()}
+        for name in METHODS
+        if steps and all((dataset, name, step) in rows for dataset, step in steps.items())
     }
 
 

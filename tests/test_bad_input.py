@@ -64,8 +64,8 @@ def test_unknown_id_without_near_matches():
 @pytest.mark.parametrize("form", ["{}", "{}-v1", "td3-bst/{}-v0"])
 def test_absent_dataset_and_unreachable_remote(maze, form):
     advice = f"recreate it: `python benchmark/make_dataset.py {maze}`, then --env-id td3-bst/{maze}-v0"
-    name = {"{}": maze.replace("-", "/", 1), "{}-v1": maze.replace("-", "/", 1) + "-v1"}.get(form)  # as Minari has it
-    name = f"D4RL/{name}" if name else form.format(maze)
+    name = form.format(maze)
+    name = name if name.startswith("td3-bst/") else "D4RL/" + name.replace("-", "/", 1)  # as Minari has it
     with pytest.raises(UserError, match=f"^{name} is not in .* cannot be downloaded .*; {advice}"):
         load(form.format(maze))
 

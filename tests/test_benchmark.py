@@ -308,13 +308,13 @@ def test_random_policy_of_a_robot(tmp_path, monkeypatch):
     """Its score is D4RL's normalised one, about 0 by definition; a place that cannot be written to is said before."""
     monkeypatch.setenv("D4RL_DATASET_DIR", str(tmp_path))
     write_hdf5(tmp_path / "hopper_medium-v2.hdf5", 20, observations=np.zeros((20, 11)), timeouts=np.arange(20) % 10 == 9)
-    monkeypatch.setattr(random_policy, "evaluate", lambda *_: pytest.fail("played"))
+    monkeypatch.setattr(td3_bst, "evaluate", lambda *_: pytest.fail("played"))
     with pytest.raises(td3_bst.UserError, match="another --runs-dir"):
         random_policy.main("hopper-medium-v2", runs_dir="/proc/x")
     with pytest.raises(td3_bst.UserError, match="no environment"):
         random_policy.main(str(tmp_path / "hopper_medium-v2.hdf5"), runs_dir=str(tmp_path))
     played = np.array([-20.272305, 3234.3]), np.ones(2, int), np.zeros(2, bool)  # D4RL's random and expert policy
-    monkeypatch.setattr(random_policy, "evaluate", lambda *_: played)
+    monkeypatch.setattr(td3_bst, "evaluate", lambda *_: played)
     random_policy.main("hopper-medium-v2", runs_dir=str(tmp_path))
     (file,) = tmp_path.glob("*/results.json")
     assert json.loads(file.read_text())["evaluations"][0]["score"] == pytest.approx(50)
