@@ -15,6 +15,7 @@ import contextlib
 import copy
 import dataclasses
 import difflib
+import io
 import json
 import os
 import re
@@ -41,7 +42,8 @@ from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
 gym.logger.min_level = gym.logger.ERROR  # Gymnasium calls the environments that the datasets need out of date
-import gymnasium_robotics  # noqa: E402
+with contextlib.redirect_stderr(io.StringIO()):  # a notice on Adroit's rewards
+    import gymnasium_robotics
 
 gym.register_envs(gymnasium_robotics)
 

@@ -24,6 +24,7 @@ import contextlib
 import copy
 import dataclasses
 import difflib
+import io
 import json
 import os
 import re
@@ -49,7 +50,8 @@ from torch.nn import functional as F
 from torch.utils.tensorboard import SummaryWriter
 
 gym.logger.min_level = gym.logger.ERROR  # Gymnasium calls the environments that the datasets need out of date
-import gymnasium_robotics  # noqa: E402
+with contextlib.redirect_stderr(io.StringIO()):  # a notice on Adroit's rewards
+    import gymnasium_robotics
 
 gym.register_envs(gymnasium_robotics)
 
@@ -549,6 +551,24 @@ def make_policy(actor, info):
     return policy
 
 
+PALM_TO_OBJECT = {  # from observations (n, obs_dim), (n, 3)
+    "AdroitHandDoor-v1": lambda obs: obs[:, 35:38],
+    "AdroitHandHammer-v1": lambda obs: obs[:, 33:36] - obs[:, 36:39],
+    "AdroitHandRelocate-v1": lambda obs: obs[:, 30:33],
+}
+
+
+def mend_rewards(rewards, obs, env_id):
+    """Rewards (n,) of the steps that led to obs (n, obs_dim), with the sign that one of Adroit's terms has in D4RL.
+
+    In these releases of Gymnasium-Robotics rewards rise by a tenth of the palm's distance to the object; in D4RL's data
+    they fall by it (https://github.com/Farama-Foundation/Gymnasium-Robotics/pull/220)."""
+    affected = "1.3.0", "1.3.1", "1.4.0", "1.4.1", "1.4.2"
+    if env_id not in PALM_TO_OBJECT or version("gymnasium-robotics") not in affected:
+        return rewards
+    return rewards - 0.2 * np.linalg.norm(PALM_TO_OBJECT[env_id](obs), axis=-1)
+
+
 def evaluate(policy, env_spec, seeds, num_envs):
     """Play exactly one complete episode per seed. Gives undiscounted returns, lengths and terminations, (len(seeds),).
 
@@ -564,7 +584,7 @@ def evaluate(policy, env_spec, seeds, num_envs):
     while (episode < len(seeds)).any():
         obs, rewards, terminated, truncated, _ = envs.step(policy(obs))
         recorded = episode < len(seeds)
-        returns[episode[recorded]] += rewards[recorded]
+        returns[episode[recorded]] += mend_rewards(rewards, obs, env_spec.id)[recorded]
         lengths[episode[recorded]] += 1
         terminations[episode[recorded]] = terminated[recorded]
         done = terminated | truncated

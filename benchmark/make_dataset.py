@@ -32,6 +32,7 @@ import contextlib
 import copy
 import dataclasses
 import hashlib
+import io
 import json
 import multiprocessing
 import pickle
@@ -52,7 +53,8 @@ from minari.data_collector import EpisodeBuffer
 from minari.storage import get_dataset_path
 
 gym.logger.min_level = gym.logger.ERROR  # Gymnasium calls the ant that D4RL's data needs out of date
-import gymnasium_robotics  # noqa: E402
+with contextlib.redirect_stderr(io.StringIO()):  # a notice on Adroit's rewards
+    import gymnasium_robotics
 
 gym.register_envs(gymnasium_robotics)
 

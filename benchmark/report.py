@@ -222,8 +222,8 @@ def markdown(rows):
     return "\n".join([lines[0], "| --- " * len(rows[0]) + "|", *lines[1:]])
 
 
-def policies(rows):
-    """Table of the rows of runs that evaluated a policy, each method's flags and each seed's score."""
+def policies(rows, columns=9):
+    """Table of the rows of runs that evaluated a policy, each method's flags and each seed's score: its first columns."""
     head = ["dataset", "method", "gradient steps", "seeds", "score", "of each seed", "of each evaluation", "return"]
     lines = [[*head, "episode length"]]
     for (dataset, name, _), runs in rows.items():
@@ -235,7 +235,7 @@ def policies(rows):
             cells[6] = ", ".join(f"{value:.0f}" for value in curve(runs)[1].mean(0))
         cells.append(f"{np.mean([entry['return_mean'] for entry in ends]):.2f}")
         lines.append([*cells, f"{np.mean([np.mean(entry['lengths']) for entry in ends]):.0f}"])
-    return markdown(lines)
+    return markdown([line[:columns] for line in lines])
 
 
 def score_table(rows, peers):
@@ -392,7 +392,7 @@ def tables(records, rows):
         texts[f"kernel scale {title}"] = ablation(group, "kernel_scale_factor", "lambda = {:g} k")
         texts[f"dataset size {title}"] = ablation(group, "dataset_fraction", "{:.0%} of the episodes")
         plain = {key: runs for key, runs in group.items() if re.fullmatch(PLAIN, key[1])}
-        texts[f"defaults {title}"] = policies(plain) if plain else ""
+        texts[f"defaults {title}"] = policies(plain, columns=6) if plain else ""
         studies = [record for record in others if group_of(record["dataset_id"]) == title]
         texts[f"certainty {title}"] = certainties(studies) if studies else ""
     return {name: text for name, text in texts.items() if text}

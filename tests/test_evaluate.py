@@ -65,6 +65,25 @@ def test_the_figure_does_not_depend_on_the_number_of_environments(monkeypatch):
     np.testing.assert_array_equal(one, evaluate(policy, spec, [1, 2, 3], 3)[0])
 
 
+@pytest.mark.parametrize("task, obj", [("Door", "S_handle"), ("Hammer", "Object"), ("Relocate", "Object")])
+def test_adroit_is_rewarded_as_in_d4rl(task, obj):
+    """By the simulation's state; and a random policy has the return that D4RL says it has, a score of 0."""
+    low, high = {"Door": (-56.51, 2880.57), "Hammer": (-274.86, 12794.13), "Relocate": (-6.43, 4233.88)}[task]
+    spec = gym.spec(f"AdroitHand{task}-v1")
+    env, returns = gym.make(spec), np.zeros(10)
+    actions = np.random.default_rng(0).uniform(-1, 1, (10, 200, *env.action_space.shape)).astype(np.float32)
+    for seed, episode in enumerate(actions):
+        env.reset(seed=seed)
+        for action in episode:
+            reward = env.step(action)[1]
+            data = env.unwrapped.data
+            thing = data.site(obj).xpos if task == "Door" else data.body(obj).xpos
+            returns[seed] += reward - 0.2 * np.linalg.norm(data.site("S_grasp").xpos - thing)
+    stream = iter(actions.reshape(2000, 1, -1))
+    np.testing.assert_allclose(evaluate(lambda obs: next(stream), spec, range(10), 1)[0], returns, rtol=1e-6)
+    assert abs(100 * (returns.mean() - low) / (high - low)) < 0.05
+
+
 def test_idle_environments_are_not_recorded():
     Counting.seeds.clear()
     _, lengths, _ = evaluate(lambda obs: np.zeros((len(obs), 1)), SPEC, SEEDS, 10)
