@@ -41,8 +41,8 @@ from matplotlib import pyplot as plt
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
-gym.logger.min_level = gym.logger.ERROR  # Gymnasium calls the environments that the datasets need out of date
-with contextlib.redirect_stderr(io.StringIO()):  # a notice on Adroit's rewards
+gym.logger.min_level = gym.logger.ERROR  # hides warnings that the datasets' environments are out of date
+with contextlib.redirect_stderr(io.StringIO()):  # hides a notice on Adroit's rewards
     import gymnasium_robotics
 
 gym.register_envs(gymnasium_robotics)
@@ -66,11 +66,11 @@ class Args:
     dataset_fraction: float = 1.0
     """share of the dataset's episodes to use, in (0, 1], drawn at random by seed"""
     normalize_obs: bool | None = None
-    """whether to scale observations to mean 0 and deviation 1 per dimension of the dataset (ours, as in TD3+BC)"""
+    """whether to standardise each observation dimension over the dataset (ours, as in TD3+BC)"""
     goal_scale: float | None = None
-    """multiplies the achieved and desired goals that mazes have in their observations, after the normalising (ours)"""
+    """multiplies the achieved and desired goals in a maze's observations, after any normalisation (ours)"""
     runs_dir: str = "runs"
-    """folder that the run's own folder is made in"""
+    """parent folder of the run's own folder"""
     save: str | None = None
     """file to keep the Morse network in, for --morse-checkpoint of td3_bst.py and iql_bst.py"""
 
@@ -86,13 +86,13 @@ class Args:
     num_uniform: int = 1
     """uniform actions per state in the second term of the Morse loss (ours)"""
     uniform_weight: float | None = None
-    """weight of the Morse loss's second term; 1 is the paper's, AntMaze's 30 ours; larger trusts less around data"""
+    """weight of the Morse loss's second term; 1 is the paper's, AntMaze's 30 ours; the larger, the less it trusts"""
     kernel: Literal["rbf", "rq"] = "rbf"
     """M at distance d: rbf exp(-lambda^2 d^2 / 2), the paper's, or rq (1 + lambda^2 d^2 / (2 r))^-r, heavier-tailed"""
     rq_shape: float = 1.0
     """r of the rational quadratic kernel, > 0"""
     kernel_scale_factor: float = 0.5
-    """lambda = factor * k, k action dimensions; larger trusts less around the data; k/2 is the paper's for AntMaze"""
+    """lambda = factor * k, k action dimensions; the larger, the less it trusts; k/2 is the paper's for AntMaze"""
 
     # ---- four modes: the data and the policies trained on it ----
     mode_offset: float = 0.7
@@ -118,16 +118,16 @@ class Args:
 
     # ---- other datasets ----
     held_out: float = 0.1
-    """share of the transitions, drawn at random, that the network is not trained on, but measured on, in (0, 1]"""
+    """share of the transitions, in (0, 1], drawn at random, to hold out from training and measure on"""
     distances: tuple[float, ...] = (0.1, 0.25, 0.5, 1.0, 1.5, 2.0)
     """how far from the data's actions to measure certainty, in units of an action space of [-1, 1]"""
     action_dims: tuple[int, int] = (0, 1)
-    """which two action dimensions, from 0, the landscape is over"""
+    """the landscape's two action dimensions, counted from 0"""
     landscape_states: tuple[int, ...] = (0, 1, 2, 3)
-    """in which of the held-out transitions' states, from 0, it is drawn"""
+    """held-out states to draw the landscape in, counted from 0"""
 
 
-# What fills the fields left unset: the row whose pattern is the first to be found in the dataset's name. All ours but a
+# Values for fields left unset, from the first row whose pattern is found in the dataset's name. All ours except a
 # uniform_weight of 1, the paper's.
 DEFAULTS = dict(
     normalize_obs=True, goal_scale=1.0, morse_steps=20_000, morse_hidden_dims=(256, 256, 256), morse_learning_rate=1e-3,
@@ -140,7 +140,7 @@ DOMAINS = {
     )),
     "other": ("", DEFAULTS),
 }
-LIMITS = {  # lowest and highest value; of other numbers 1e12 is the highest, and 1 (whole ones) or 1e-12 the lowest
+LIMITS = {  # lowest and highest value; of other numbers 1 (integers) or 1e-12 (floats), and 1e12
     "seed": (0, 2**32 - 1), "dataset_fraction": (1e-12, 1), "morse_steps": (0, 1e12), "uniform_weight": (0, 1e12),
     "temperature": (1 / 80, 1e12), "mode_offset": (1e-12, 1), "held_out": (1e-12, 1), "action_dims": (0, 1e12),
     "landscape_states": (0, 1e12),
@@ -155,12 +155,12 @@ def domain_of(env_id):
 
 
 class UserError(Exception):
-    """Something for the user to mend. The message says what is wrong and what to do about it."""
+    """An error that the user can fix. The message says what is wrong and what to do about it."""
 
 
 @contextlib.contextmanager
 def explain(problem, advice):
-    """Raise whatever is raised inside as a UserError that says what failed, why, and what to do about it."""
+    """Turn any exception raised inside into a UserError that says what failed, why, and what to do about it."""
     try:
         yield
     except UserError:
@@ -238,12 +238,12 @@ def locate_minari(env_id):
     is_short = re.sub(r"-v\d+$", "", env_id) in SHORT_NAMES
     name = "D4RL/" + env_id.replace("-", "/", 1) if is_short else env_id
 
-    def pick(dataset_ids):  # the one called so or, where `name` has no version, the newest
+    def pick(dataset_ids):  # the exact match or, if `name` has no version, the newest
         matches = [i for i in dataset_ids if name in (i, i.rpartition("-v")[0])]
         return max(matches, key=lambda i: int(i.rpartition("-v")[2]), default=None)
 
     root = minari.storage.get_dataset_path()
-    with explain(f"cannot list the datasets in {root}", "move what is no Minari dataset out of it"):
+    with explain(f"cannot list the datasets in {root}", "keep only Minari datasets there"):
         local = minari.list_local_datasets(compatible_minari_version=True)
     dataset_id = pick(local)
     if not dataset_id and "/" in name:
@@ -268,7 +268,7 @@ def locate_minari(env_id):
 
 
 def locate_locomotion(env_id):
-    """Path of D4RL's file of this name where the D4RL package keeps it, downloaded if not there. Raises UserError."""
+    """Path of this D4RL dataset in the D4RL package's own folder, downloaded if missing. Raises UserError."""
     folder = Path(os.environ.get("D4RL_DATASET_DIR", Path.home() / ".d4rl" / "datasets"))
     path = folder / (env_id.removesuffix("-v2").replace("-", "_") + "-v2.hdf5")
     if not path.exists():
@@ -284,7 +284,7 @@ def locate_locomotion(env_id):
 
 
 def choose_episodes(num_episodes, args):
-    """Sorted numbers of the `dataset_fraction` of the episodes, drawn by seed, at least one. Raises UserError."""
+    """Sorted indices of a `dataset_fraction` of the episodes, at least one, drawn by seed. Raises UserError."""
     if not num_episodes:
         raise UserError(f"{args.env_id} is empty: it has no complete episode")
     count = max(1, round(args.dataset_fraction * num_episodes))
@@ -299,7 +299,7 @@ def read_hdf5(path, args):
     with h5py.File(path, "r") as file:
         has_next = "next_observations" in file
         ends = terminals = file["terminals"][:].reshape(-1).astype(bool)
-        if not has_next or "timeouts" in file:  # without next_observations, one must know where episodes end
+        if not has_next or "timeouts" in file:  # without next_observations, timeouts are required
             ends = terminals | file["timeouts"][:].reshape(-1).astype(bool)
         episode = np.cumsum(ends) - ends  # (length,), number of each row's episode
         keep = np.isin(episode, choose_episodes(len(np.unique(episode)) if has_next or ends.any() else 0, args))
@@ -321,7 +321,7 @@ def flatten(space, values):
     if isinstance(space, gym.spaces.Dict):
         return np.concatenate([flatten(subspace, values[key]) for key, subspace in space.items()], -1)
     if not isinstance(space, gym.spaces.Box):
-        raise UserError(f"{space} is not supported: it is not continuous, that is, a box of numbers or a dict of them")
+        raise UserError(f"{space} is not supported: it is not continuous (a Box, or a Dict of Boxes)")
     return np.asarray(values, np.float32).reshape(len(values), -1)
 
 
@@ -334,7 +334,7 @@ def maze_episode(obs, terminations):
     stale = (goal[1:] != goal[:-1]).any(-1)  # (length,)
     success = np.linalg.norm(obs["achieved_goal"][1:] - goal[1:], axis=-1) <= GOAL_RADIUS  # (length,)
     hits = np.cumsum(success & ~stale)  # (length,), successes up to each transition
-    earlier = np.maximum.accumulate(np.where(stale, hits, 0))  # (length,), those before the present goal's time
+    earlier = np.maximum.accumulate(np.where(stale, hits, 0))  # (length,), those up to the goal's last change
     keep = ~stale & (hits - success == earlier)
     return keep, success | terminations
 
@@ -343,24 +343,26 @@ def read_minari(dataset, args):
     """Transitions of a Minari dataset: DATA_KEYS to float32 arrays with a row each. Raises UserError.
 
     Episodes hold one observation more than actions; no next observation is built across an episode's end."""
-    obs_space, action_space, used = dataset.observation_space, dataset.action_space, 0
+    obs_space, action_space = dataset.observation_space, dataset.action_space
     names = f"{args.env_id} {dataset.env_spec}".lower()
     is_maze = isinstance(obs_space, gym.spaces.Dict) and re.search("antmaze|pointmaze", names)
     obs_dim, action_dim = gym.spaces.flatdim(obs_space), gym.spaces.flatdim(action_space)
     shapes = (obs_dim,), (action_dim,), (), (obs_dim,), ()
     data = {key: np.empty((dataset.total_steps, *shape), np.float32) for key, shape in zip(DATA_KEYS, shapes)}
     chosen = choose_episodes(dataset.total_episodes, args)
-    # In parts, each of which opens the file and closes it: until then HDF5 keeps what it has read.
+    # In parts that each open and close the file: HDF5 frees what it has read only on closing.
     parts = np.array_split(dataset.episode_indices[chosen], len(chosen) // 50 + 1)
     episodes = (e for part in parts for e in dataset.iterate_episodes(part))
+    used = 0  # rows filled so far
     for count, episode in enumerate(episodes, 1):
         obs, actions = flatten(obs_space, episode.observations), flatten(action_space, episode.actions)
         keep, terminations = np.ones(len(actions), bool), episode.terminations
         if is_maze:
             keep, terminations = maze_episode(episode.observations, terminations)
-        rows = slice(used, used := used + np.count_nonzero(keep))
+        end = used + np.count_nonzero(keep)
         for key, values in zip(DATA_KEYS, (obs[:-1], actions, episode.rewards, obs[1:], terminations)):
-            data[key][rows] = values[keep]
+            data[key][used:end] = values[keep]
+        used = end
         if count % 500 == 0 or count == len(chosen):
             print(f"\rread {count:,} of {len(chosen):,} episodes", end="\n" if count == len(chosen) else "", flush=True)
     return {key: values[:used] for key, values in data.items()}
@@ -369,8 +371,8 @@ def read_minari(dataset, args):
 def evaluation_env(env_id, dataset=None):
     """Environment to evaluate in: `env_id`, else the Minari dataset's, else None. Raises UserError.
 
-    In a maze an episode ends at the first success, within the registered time limit, between the data's walls: Minari's
-    AntMaze umaze evaluates on a map mirrored against the data's (Minari issue 304), and so is mirrored back."""
+    In a maze, episodes end at the first success or the registered time limit, and the walls are the data's: Minari's
+    AntMaze umaze evaluates on a mirror image of the data's map (Minari issue 304), which is mirrored back."""
     metadata = dataset.storage.metadata if dataset else {}
     if not (env_id or metadata.get("eval_env_spec") or metadata.get("env_spec")):
         return None
@@ -489,15 +491,15 @@ def sample(data, batch_size, generator, keys):
 
 
 def repeat(step, generator):
-    """Yield what step() returns, for ever. On a GPU, from the fourth time on, by replaying a CUDA graph of it.
+    """Yield what step() returns, for ever. On a GPU, from the fourth step on, by replaying a CUDA graph of it.
 
-    A replay launches all kernels of a step at once, which is what a GPU waits for at these batch sizes. `step` must
-    take its random numbers from `generator` and not wait for the device. The tensors that it returns must have no
-    gradient, whose graph would tie the recorded step to the one before; the next replay overwrites them.
+    A replay launches all kernels of a step at once; at these batch sizes launches are the bottleneck. `step` must draw
+    its random numbers from `generator` and not wait for the device. The tensors it returns must be detached, or their
+    autograd graph would tie the recorded step to the one before; each replay overwrites them.
     https://docs.pytorch.org/docs/stable/notes/cuda.html#whole-network-capture"""
     if generator.device.type == "cuda":
         stream = torch.cuda.Stream()
-        for _ in range(3):  # optimisers and libraries allocate what they need: steps like any other, on a side stream
+        for _ in range(3):  # warm-up: ordinary steps, on a side stream, in which optimisers and libraries allocate
             stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(stream):
                 result = step()
@@ -510,8 +512,8 @@ def repeat(step, generator):
             with torch.cuda.graph(graph):
                 result = step()  # recorded, not run
         except RuntimeError as error:
-            torch.cuda.set_stream(main_stream)  # a recording that fails may leave its own behind
-            cause = error.__context__ or error  # what went wrong first: ending the recording fails too then
+            torch.cuda.set_stream(main_stream)  # a recording that fails may leave its own stream current
+            cause = error.__context__ or error  # the first one: ending a failed recording raises too
             print(f"no CUDA graph, so steps are launched one kernel at a time, which is slower: {cause}", flush=True)
         else:
             while True:
@@ -577,16 +579,17 @@ def four_modes(args, device):
 
 
 def actor_loss(actor, critic, morse, batch, args):
-    """L(pi) of BST and its parts; of TD3+BC and behaviour cloning too, by args.weighting and args.q_weight."""
+    """L(pi) of BST, or of TD3+BC or cloning by args.weighting and args.q_weight, and its metrics."""
     obs, action = batch["observations"], batch["actions"]
     pi = actor(obs)
     error = (pi - action).square().sum(-1)  # ||pi(s) - a||^2, (batch,)
     metrics = {"policy/bc_error": error}
-    weight = args.constant_weight / action.shape[-1]
     if args.weighting == "morse":
         certainty = morse.certainty(obs, pi.detach() if args.detach_weight else pi)  # M(s, pi(s)), (batch,)
         weight = torch.expm1((1 - certainty) / args.temperature)  # exp((1 - M) / mu) - 1, (batch,)
         metrics |= {"certainty/policy": certainty, "policy/weight": weight}
+    else:
+        weight = args.constant_weight / action.shape[-1]  # of a sum over k dimensions: constant_weight of their mean
     loss = (weight * error).mean()  # E_D[weight * ||pi(s) - a||^2]
     if args.q_weight > 0:
         q = critic(obs, pi, twins=1)[0]  # (batch,)
@@ -824,19 +827,19 @@ def draw_dataset(morse, held_out, info, certainty, near, args, figures):
 # ---------------------------------------------------------------- a run: arguments, files, main
 
 def resolve(args):
-    """The arguments with unset fields filled from the domain's row of DOMAINS. Raises UserError where out of range."""
+    """The arguments, unset ones filled from the dataset's row of DOMAINS. Raises UserError if any is out of range."""
     _, row = DOMAINS[domain_of(args.env_id)]
     args = dataclasses.replace(args, **{name: value for name, value in row.items() if getattr(args, name) is None})
     for name, value in vars(args).items():
         for x in value if isinstance(value, tuple) else [value]:
             floor, ceiling = LIMITS.get(name, (1 if isinstance(x, int) else 1e-12, 1e12))
-            if isinstance(x, (int, float)) and not isinstance(x, bool) and not floor <= x <= ceiling:  # NaN is not
+            if isinstance(x, (int, float)) and not isinstance(x, bool) and not floor <= x <= ceiling:  # or NaN
                 raise UserError(f"--{name.replace('_', '-')} must be from {floor:.10g} to {ceiling:.10g}, got {x}")
     return args
 
 
 def describe_morse(morse, info):
-    """What must be equal for a Morse network's weights to mean the same: shapes, kernel, data, its normalisation."""
+    """What must match before a Morse network's weights are reused: shapes, kernel, data and its normalisation."""
     dataset = info["dataset_id"]
     dataset = Path(dataset).name if dataset.endswith((".hdf5", ".h5")) else dataset  # wherever the file lies
     facts = {"dataset": dataset, "number of transitions": info["transitions"]}
@@ -847,15 +850,18 @@ def describe_morse(morse, info):
 
 
 def commit():
-    """The commit of the repository that this file is in, -dirty if its files have changed since; "" outside of one."""
+    """Commit of this file's repository, with -dirty if tracked files have changed since; "" if there is none."""
     git = ["git", "-C", Path(__file__).resolve().parent, "describe", "--always", "--dirty", "--exclude", "*"]
     return subprocess.run(git, capture_output=True, text=True).stdout.strip() if shutil.which("git") else ""
 
 
 def write_file(path, content):
-    """Write text, or anything else by torch.save, so that at no time the path holds half of it."""
+    """Write text, or anything else by torch.save, so that the path never holds half of it."""
     part = path.with_name(path.name + ".part")
-    part.write_text(content) if isinstance(content, str) else torch.save(content, part)
+    if isinstance(content, str):
+        part.write_text(content)
+    else:
+        torch.save(content, part)
     part.replace(path)
 
 
@@ -887,7 +893,7 @@ def main(args):
     if args.env_id == "four-modes":
         data, info = four_modes(args, device)
     else:
-        data, info = load_dataset(SimpleNamespace(**vars(args), reward_shift=0, reward_scale=1), device)  # no part here
+        data, info = load_dataset(SimpleNamespace(**vars(args), reward_shift=0, reward_scale=1), device)  # unused here
         dims, (first, second) = data["actions"].shape[1], args.action_dims
         if dims > 1 and (first == second or max(first, second) >= dims):
             raise UserError(f"--action-dims must be two that differ, below {dims}, got {first} and {second}")

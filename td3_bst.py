@@ -16,8 +16,8 @@ then TD3 with a policy objective that clones behaviour where the policy's action
     python td3_bst.py --resume runs/RUN                                      # go on after Ctrl-C or a kill
     python td3_bst.py --evaluate runs/RUN                                    # evaluate the saved policy again
 
-An argument whose default is None below takes the value of the dataset's row of DOMAINS, if that has it; a run prints
-all of them.
+Arguments whose default is None take the value in the dataset's row of DOMAINS, if any; a run prints all arguments.
+"(ours)" marks what the paper does not say and was chosen here.
 """
 
 import contextlib
@@ -49,8 +49,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.tensorboard import SummaryWriter
 
-gym.logger.min_level = gym.logger.ERROR  # Gymnasium calls the environments that the datasets need out of date
-with contextlib.redirect_stderr(io.StringIO()):  # a notice on Adroit's rewards
+gym.logger.min_level = gym.logger.ERROR  # hides warnings that the datasets' environments are out of date
+with contextlib.redirect_stderr(io.StringIO()):  # hides a notice on Adroit's rewards
     import gymnasium_robotics
 
 gym.register_envs(gymnasium_robotics)
@@ -70,9 +70,9 @@ class Args:
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
     """torch device; unset: cuda if there is one, else cpu"""
     matmul_precision: Literal["highest", "high", "medium"] = "high"
-    """of float32 matrix products, where the device can: medium is bfloat16, high is TF32, highest always float32"""
+    """internal precision of float32 matrix products, if supported: medium bfloat16, high TF32, highest float32"""
     compile: bool = False
-    """whether torch.compile compiles losses and gradients: faster after a minute's start; needs a C++ compiler"""
+    """whether torch.compile compiles losses and gradients: faster after a minute's warm-up; needs a C++ compiler"""
     total_timesteps: int = 1_000_000
     """gradient steps after Morse pre-training"""
     eval_freq: int = 50_000
@@ -80,23 +80,23 @@ class Args:
     eval_episodes: int | None = None
     """complete episodes per evaluation, each with a seed of its own"""
     num_eval_envs: int = 10
-    """environments stepped together in an evaluation; does not change what is evaluated"""
+    """parallel environments in an evaluation; does not change its results"""
     log_freq: int = 1_000
-    """steps between log entries, each with a check that the losses are finite and a checkpoint"""
+    """steps between log entries, each with a checkpoint and a check that losses and weights are finite"""
     dataset_fraction: float = 1.0
     """share of the dataset's episodes to train on, in (0, 1], drawn at random by seed"""
     runs_dir: str = "runs"
-    """folder that the run's own folder is made in"""
+    """parent folder of the run's own folder"""
     resume: str | None = None
-    """run folder to go on with; other arguments must be those it was started with"""
+    """run folder to resume; all other arguments must be those it was started with"""
     evaluate: str | None = None
-    """run folder whose policy to evaluate again; takes --seed, --device, --eval-episodes and --num-eval-envs too"""
+    """run folder to evaluate again; only --seed, --device, --eval-episodes and --num-eval-envs may change"""
 
     # ---- data ----
     normalize_obs: bool | None = None
-    """whether to scale observations to mean 0 and deviation 1 per dimension of the dataset (ours, as in TD3+BC)"""
+    """whether to standardise each observation dimension over the dataset (ours, as in TD3+BC)"""
     goal_scale: float | None = None
-    """multiplies the achieved and desired goals that mazes have in their observations, after the normalising (ours)"""
+    """multiplies the achieved and desired goals in a maze's observations, after any normalisation (ours)"""
     reward_shift: float | None = None
     """added to every reward of the data"""
     reward_scale: float | None = None
@@ -106,7 +106,7 @@ class Args:
     discount: float | None = None
     """gamma, in [0, 1)"""
     bound_targets: bool | None = None
-    """whether to keep the critics' targets within what returns can be with rewards such as the data's (ours)"""
+    """whether to clip the critics' targets to the range of returns that the data's rewards allow (ours)"""
     tau: float = 0.005
     """Polyak step of the target networks, in (0, 1]"""
     batch_size: int = 256
@@ -144,13 +144,13 @@ class Args:
     num_uniform: int = 1
     """uniform actions per state in the second term of the Morse loss (ours)"""
     uniform_weight: float | None = None
-    """weight of the Morse loss's second term; 1 is the paper's, AntMaze's 30 ours; larger trusts less around data"""
+    """weight of the Morse loss's second term; 1 is the paper's, AntMaze's 30 ours; the larger, the less it trusts"""
     kernel: Literal["rbf", "rq"] = "rbf"
     """M at distance d: rbf exp(-lambda^2 d^2 / 2), the paper's, or rq (1 + lambda^2 d^2 / (2 r))^-r, heavier-tailed"""
     rq_shape: float = 1.0
     """r of the rational quadratic kernel, > 0"""
     kernel_scale_factor: float = 0.5
-    """lambda = factor * k, k action dimensions; larger trusts less around the data; k/2 is the paper's for AntMaze"""
+    """lambda = factor * k, k action dimensions; the larger, the less it trusts; k/2 is the paper's for AntMaze"""
 
     # ---- policy objective ----
     weighting: Literal["morse", "constant"] = "morse"
@@ -158,15 +158,15 @@ class Args:
     temperature: float | None = None
     """mu: the weight runs from 0 where M is 1 to exp(1/mu) - 1 where M is 0; >= 1/80, below which float32 overflows"""
     detach_weight: bool = True
-    """whether the weight is a coefficient (ours: the paper does not say) or the gradient also flows through it"""
+    """whether to stop the gradient through the weight (ours: the paper does not say)"""
     constant_weight: float = 0.4
     """with constant weighting, the weight of the squared error averaged over action dimensions; 1/2.5 is TD3+BC's"""
     q_weight: float = 1.0
-    """weight of the critic's term; 1 is the paper's; 0 is behaviour cloning, with as many policy steps but no critic"""
+    """weight of the critic's term; 1 is the paper's; 0 is behaviour cloning: no critic is trained"""
 
 
-# What fills the fields left unset: the row whose pattern is the first to be found in the dataset's name. The paper's is
-# a uniform_weight of 1; TD3+BC's are to normalise, a discount of 0.99, (256, 256) and 3e-4; the rest is ours.
+# Values for fields left unset, from the first row whose pattern is found in the dataset's name. From the paper: a
+# uniform_weight of 1; from TD3+BC: normalising, a discount of 0.99, (256, 256) and 3e-4; the rest is ours.
 DEFAULTS = dict(
     normalize_obs=True, goal_scale=1.0, discount=0.99, reward_shift=0.0, reward_scale=1.0, bound_targets=False,
     actor_hidden_dims=(256, 256), actor_learning_rate=3e-4, anneal_actor_learning_rate=False,
@@ -183,7 +183,7 @@ DOMAINS = {
     "locomotion": ("halfcheetah|hopper|walker2d|mujoco", DEFAULTS),
     "other": ("", DEFAULTS),
 }
-LIMITS = {  # lowest and highest value; of other numbers 1e12 is the highest, and 1 (whole ones) or 1e-12 the lowest
+LIMITS = {  # lowest and highest value; of other numbers 1 (integers) or 1e-12 (floats), and 1e12
     "seed": (0, 2**32 - 1), "dataset_fraction": (1e-12, 1), "morse_steps": (0, 1e12), "uniform_weight": (0, 1e12),
     "temperature": (1 / 80, 1e12), "total_timesteps": (0, 1e12), "reward_shift": (-1e12, 1e12), "tau": (1e-12, 1),
     "discount": (0, 0.999999), "constant_weight": (0, 1e12), "q_weight": (0, 1e12), "policy_noise": (0, 1e12),
@@ -199,12 +199,12 @@ def domain_of(env_id):
 
 
 class UserError(Exception):
-    """Something for the user to mend. The message says what is wrong and what to do about it."""
+    """An error that the user can fix. The message says what is wrong and what to do about it."""
 
 
 @contextlib.contextmanager
 def explain(problem, advice):
-    """Raise whatever is raised inside as a UserError that says what failed, why, and what to do about it."""
+    """Turn any exception raised inside into a UserError that says what failed, why, and what to do about it."""
     try:
         yield
     except UserError:
@@ -250,7 +250,7 @@ class Critic(nn.Module):
         for w, b in hidden:
             x = torch.baddbmm(b[:twins], x, w[:twins])  # (twins, batch, width)
             x = F.relu(F.layer_norm(x, x.shape[-1:]) if self.layernorm else x)
-        return (x * weight[:twins].mT).sum(-1) + bias[:twins, 0]  # the same product, but fast with one column
+        return (x * weight[:twins].mT).sum(-1) + bias[:twins, 0]  # as baddbmm, faster for a single output
 
 
 class MorseNetwork(nn.Module):
@@ -303,12 +303,12 @@ def locate_minari(env_id):
     is_short = re.sub(r"-v\d+$", "", env_id) in SHORT_NAMES
     name = "D4RL/" + env_id.replace("-", "/", 1) if is_short else env_id
 
-    def pick(dataset_ids):  # the one called so or, where `name` has no version, the newest
+    def pick(dataset_ids):  # the exact match or, if `name` has no version, the newest
         matches = [i for i in dataset_ids if name in (i, i.rpartition("-v")[0])]
         return max(matches, key=lambda i: int(i.rpartition("-v")[2]), default=None)
 
     root = minari.storage.get_dataset_path()
-    with explain(f"cannot list the datasets in {root}", "move what is no Minari dataset out of it"):
+    with explain(f"cannot list the datasets in {root}", "keep only Minari datasets there"):
         local = minari.list_local_datasets(compatible_minari_version=True)
     dataset_id = pick(local)
     if not dataset_id and "/" in name:
@@ -333,7 +333,7 @@ def locate_minari(env_id):
 
 
 def locate_locomotion(env_id):
-    """Path of D4RL's file of this name where the D4RL package keeps it, downloaded if not there. Raises UserError."""
+    """Path of this D4RL dataset in the D4RL package's own folder, downloaded if missing. Raises UserError."""
     folder = Path(os.environ.get("D4RL_DATASET_DIR", Path.home() / ".d4rl" / "datasets"))
     path = folder / (env_id.removesuffix("-v2").replace("-", "_") + "-v2.hdf5")
     if not path.exists():
@@ -349,7 +349,7 @@ def locate_locomotion(env_id):
 
 
 def choose_episodes(num_episodes, args):
-    """Sorted numbers of the `dataset_fraction` of the episodes, drawn by seed, at least one. Raises UserError."""
+    """Sorted indices of a `dataset_fraction` of the episodes, at least one, drawn by seed. Raises UserError."""
     if not num_episodes:
         raise UserError(f"{args.env_id} is empty: it has no complete episode")
     count = max(1, round(args.dataset_fraction * num_episodes))
@@ -364,7 +364,7 @@ def read_hdf5(path, args):
     with h5py.File(path, "r") as file:
         has_next = "next_observations" in file
         ends = terminals = file["terminals"][:].reshape(-1).astype(bool)
-        if not has_next or "timeouts" in file:  # without next_observations, one must know where episodes end
+        if not has_next or "timeouts" in file:  # without next_observations, timeouts are required
             ends = terminals | file["timeouts"][:].reshape(-1).astype(bool)
         episode = np.cumsum(ends) - ends  # (length,), number of each row's episode
         keep = np.isin(episode, choose_episodes(len(np.unique(episode)) if has_next or ends.any() else 0, args))
@@ -386,7 +386,7 @@ def flatten(space, values):
     if isinstance(space, gym.spaces.Dict):
         return np.concatenate([flatten(subspace, values[key]) for key, subspace in space.items()], -1)
     if not isinstance(space, gym.spaces.Box):
-        raise UserError(f"{space} is not supported: it is not continuous, that is, a box of numbers or a dict of them")
+        raise UserError(f"{space} is not supported: it is not continuous (a Box, or a Dict of Boxes)")
     return np.asarray(values, np.float32).reshape(len(values), -1)
 
 
@@ -399,7 +399,7 @@ def maze_episode(obs, terminations):
     stale = (goal[1:] != goal[:-1]).any(-1)  # (length,)
     success = np.linalg.norm(obs["achieved_goal"][1:] - goal[1:], axis=-1) <= GOAL_RADIUS  # (length,)
     hits = np.cumsum(success & ~stale)  # (length,), successes up to each transition
-    earlier = np.maximum.accumulate(np.where(stale, hits, 0))  # (length,), those before the present goal's time
+    earlier = np.maximum.accumulate(np.where(stale, hits, 0))  # (length,), those up to the goal's last change
     keep = ~stale & (hits - success == earlier)
     return keep, success | terminations
 
@@ -408,24 +408,26 @@ def read_minari(dataset, args):
     """Transitions of a Minari dataset: DATA_KEYS to float32 arrays with a row each. Raises UserError.
 
     Episodes hold one observation more than actions; no next observation is built across an episode's end."""
-    obs_space, action_space, used = dataset.observation_space, dataset.action_space, 0
+    obs_space, action_space = dataset.observation_space, dataset.action_space
     names = f"{args.env_id} {dataset.env_spec}".lower()
     is_maze = isinstance(obs_space, gym.spaces.Dict) and re.search("antmaze|pointmaze", names)
     obs_dim, action_dim = gym.spaces.flatdim(obs_space), gym.spaces.flatdim(action_space)
     shapes = (obs_dim,), (action_dim,), (), (obs_dim,), ()
     data = {key: np.empty((dataset.total_steps, *shape), np.float32) for key, shape in zip(DATA_KEYS, shapes)}
     chosen = choose_episodes(dataset.total_episodes, args)
-    # In parts, each of which opens the file and closes it: until then HDF5 keeps what it has read.
+    # In parts that each open and close the file: HDF5 frees what it has read only on closing.
     parts = np.array_split(dataset.episode_indices[chosen], len(chosen) // 50 + 1)
     episodes = (e for part in parts for e in dataset.iterate_episodes(part))
+    used = 0  # rows filled so far
     for count, episode in enumerate(episodes, 1):
         obs, actions = flatten(obs_space, episode.observations), flatten(action_space, episode.actions)
         keep, terminations = np.ones(len(actions), bool), episode.terminations
         if is_maze:
             keep, terminations = maze_episode(episode.observations, terminations)
-        rows = slice(used, used := used + np.count_nonzero(keep))
+        end = used + np.count_nonzero(keep)
         for key, values in zip(DATA_KEYS, (obs[:-1], actions, episode.rewards, obs[1:], terminations)):
-            data[key][rows] = values[keep]
+            data[key][used:end] = values[keep]
+        used = end
         if count % 500 == 0 or count == len(chosen):
             print(f"\rread {count:,} of {len(chosen):,} episodes", end="\n" if count == len(chosen) else "", flush=True)
     return {key: values[:used] for key, values in data.items()}
@@ -434,8 +436,8 @@ def read_minari(dataset, args):
 def evaluation_env(env_id, dataset=None):
     """Environment to evaluate in: `env_id`, else the Minari dataset's, else None. Raises UserError.
 
-    In a maze an episode ends at the first success, within the registered time limit, between the data's walls: Minari's
-    AntMaze umaze evaluates on a map mirrored against the data's (Minari issue 304), and so is mirrored back."""
+    In a maze, episodes end at the first success or the registered time limit, and the walls are the data's: Minari's
+    AntMaze umaze evaluates on a mirror image of the data's map (Minari issue 304), which is mirrored back."""
     metadata = dataset.storage.metadata if dataset else {}
     if not (env_id or metadata.get("eval_env_spec") or metadata.get("env_spec")):
         return None
@@ -539,7 +541,7 @@ def load_dataset(args, device):
 def make_policy(actor, info):
     """The policy as a function of numpy arrays: raw observations (n, obs_dim) to actions (n, k) of the environment.
 
-    It computes in float64, or the number of environments would change the rounding, and a simulation amplifies that."""
+    It runs in float64: float32 rounding varies with the number of environments, and a simulation amplifies that."""
     actor = copy.deepcopy(actor).double()
     mean, std, low, high = (info[key].double() for key in ("obs_mean", "obs_std", "action_low", "action_high"))
 
@@ -551,7 +553,7 @@ def make_policy(actor, info):
     return policy
 
 
-PALM_TO_OBJECT = {  # from observations (n, obs_dim), (n, 3)
+PALM_TO_OBJECT = {  # (n, obs_dim) -> (n, 3)
     "AdroitHandDoor-v1": lambda obs: obs[:, 35:38],
     "AdroitHandHammer-v1": lambda obs: obs[:, 33:36] - obs[:, 36:39],
     "AdroitHandRelocate-v1": lambda obs: obs[:, 30:33],
@@ -559,7 +561,7 @@ PALM_TO_OBJECT = {  # from observations (n, obs_dim), (n, 3)
 
 
 def mend_rewards(rewards, obs, env_id):
-    """Rewards (n,) of the steps that led to obs (n, obs_dim), with the sign that one of Adroit's terms has in D4RL.
+    """Rewards (n,) of the steps that led to obs (n, obs_dim), with D4RL's sign of Adroit's distance term.
 
     In these releases of Gymnasium-Robotics rewards rise by a tenth of the palm's distance to the object; in D4RL's data
     they fall by it (https://github.com/Farama-Foundation/Gymnasium-Robotics/pull/220)."""
@@ -570,10 +572,10 @@ def mend_rewards(rewards, obs, env_id):
 
 
 def evaluate(policy, env_spec, seeds, num_envs):
-    """Play exactly one complete episode per seed. Gives undiscounted returns, lengths and terminations, (len(seeds),).
+    """Play one complete episode per seed. Gives undiscounted returns, lengths and terminations, each (len(seeds),).
 
-    An environment that is done goes on with the next seed, so the figures do not depend on their number; those that
-    find no seed left play on unrecorded. They run in processes of their own where PyTorch has a thread for each."""
+    An environment that is done takes the next seed, so results do not depend on `num_envs`; once no seed is left, it
+    plays on unrecorded. Environments run in processes of their own if PyTorch has a thread for each."""
     num_envs = min(num_envs, len(seeds))
     make_envs = [lambda: gym.wrappers.FlattenObservation(gym.make(env_spec))] * num_envs
     vector_env = gym.vector.AsyncVectorEnv if 1 < num_envs <= torch.get_num_threads() else gym.vector.SyncVectorEnv
@@ -601,7 +603,8 @@ def score_policy(actor, info, args):
     seeds = np.random.SeedSequence(args.seed).generate_state(args.eval_episodes)
     env_spec = gym.envs.registration.EnvSpec.from_json(info["env_spec"])
     returns, lengths, terminations = evaluate(make_policy(actor, info), env_spec, seeds, args.num_eval_envs)
-    score, (low, high) = None, info["ref_scores"]
+    score = None
+    low, high = info["ref_scores"]
     if info["is_maze"]:  # there an episode terminates at success, and nowhere else
         score = 100 * float(terminations.mean())
     elif None not in (low, high):
@@ -630,15 +633,15 @@ def sample(data, batch_size, generator, keys):
 
 
 def repeat(step, generator):
-    """Yield what step() returns, for ever. On a GPU, from the fourth time on, by replaying a CUDA graph of it.
+    """Yield what step() returns, for ever. On a GPU, from the fourth step on, by replaying a CUDA graph of it.
 
-    A replay launches all kernels of a step at once, which is what a GPU waits for at these batch sizes. `step` must
-    take its random numbers from `generator` and not wait for the device. The tensors that it returns must have no
-    gradient, whose graph would tie the recorded step to the one before; the next replay overwrites them.
+    A replay launches all kernels of a step at once; at these batch sizes launches are the bottleneck. `step` must draw
+    its random numbers from `generator` and not wait for the device. The tensors it returns must be detached, or their
+    autograd graph would tie the recorded step to the one before; each replay overwrites them.
     https://docs.pytorch.org/docs/stable/notes/cuda.html#whole-network-capture"""
     if generator.device.type == "cuda":
         stream = torch.cuda.Stream()
-        for _ in range(3):  # optimisers and libraries allocate what they need: steps like any other, on a side stream
+        for _ in range(3):  # warm-up: ordinary steps, on a side stream, in which optimisers and libraries allocate
             stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(stream):
                 result = step()
@@ -651,8 +654,8 @@ def repeat(step, generator):
             with torch.cuda.graph(graph):
                 result = step()  # recorded, not run
         except RuntimeError as error:
-            torch.cuda.set_stream(main_stream)  # a recording that fails may leave its own behind
-            cause = error.__context__ or error  # what went wrong first: ending the recording fails too then
+            torch.cuda.set_stream(main_stream)  # a recording that fails may leave its own stream current
+            cause = error.__context__ or error  # the first one: ending a failed recording raises too
             print(f"no CUDA graph, so steps are launched one kernel at a time, which is slower: {cause}", flush=True)
         else:
             while True:
@@ -686,9 +689,9 @@ def train_morse(agent, data, args, generator, start=0, after_step=lambda *_: Non
 # ---------------------------------------------------------------- update
 
 def return_bounds(data, discount):
-    """Least and greatest discounted return that there can be with rewards such as the data's, two tensors ().
+    """Smallest and largest discounted return that is possible with the data's rewards, two scalar tensors.
 
-    A return is a weighted mean of r / (1 - gamma) at the steps that go on and of r at the one that ends the episode."""
+    A return is a weighted mean of r / (1 - gamma) at non-terminal steps and of r at the terminal one, if any."""
     worth = torch.where(data["terminations"] > 0, data["rewards"], data["rewards"] / (1 - discount))  # (N,)
     return worth.aminmax()
 
@@ -696,7 +699,7 @@ def return_bounds(data, discount):
 def critic_loss(critic, target_critic, target_actor, batch, noise, discount, bounds=None):
     """TD3's critic loss, summed over the twins, and its metrics.
 
-    `noise` (batch, k), clipped already, is for the target policy's action; targets are clipped to `bounds`, if any."""
+    `noise` (batch, k), already clipped, is added to the target action; targets are clipped to `bounds`, if any."""
     with torch.no_grad():
         next_action = (target_actor(batch["next_observations"]) + noise).clamp(-1, 1)
         next_q = target_critic(batch["next_observations"], next_action).min(0).values  # (batch,)
@@ -709,16 +712,17 @@ def critic_loss(critic, target_critic, target_actor, batch, noise, discount, bou
 
 
 def actor_loss(actor, critic, morse, batch, args):
-    """L(pi) of BST and its parts; of TD3+BC and behaviour cloning too, by args.weighting and args.q_weight."""
+    """L(pi) of BST, or of TD3+BC or cloning by args.weighting and args.q_weight, and its metrics."""
     obs, action = batch["observations"], batch["actions"]
     pi = actor(obs)
     error = (pi - action).square().sum(-1)  # ||pi(s) - a||^2, (batch,)
     metrics = {"policy/bc_error": error}
-    weight = args.constant_weight / action.shape[-1]
     if args.weighting == "morse":
         certainty = morse.certainty(obs, pi.detach() if args.detach_weight else pi)  # M(s, pi(s)), (batch,)
         weight = torch.expm1((1 - certainty) / args.temperature)  # exp((1 - M) / mu) - 1, (batch,)
         metrics |= {"certainty/policy": certainty, "policy/weight": weight}
+    else:
+        weight = args.constant_weight / action.shape[-1]  # of a sum over k dimensions: constant_weight of their mean
     loss = (weight * error).mean()  # E_D[weight * ||pi(s) - a||^2]
     if args.q_weight > 0:
         q = critic(obs, pi, twins=1)[0]  # (batch,)
@@ -739,7 +743,7 @@ def make_agent(obs_dim, action_dim, args, device):
     kind = {"fused": device.type in ("cpu", "cuda"), "capturable": device.type == "cuda"}  # in a CUDA graph
     rate = args.actor_learning_rate
     if args.anneal_actor_learning_rate and device.type == "cuda":
-        rate = torch.tensor(rate, device=device)  # a graph would keep a number as it was recorded
+        rate = torch.tensor(rate, device=device)  # a CUDA graph would freeze a number
     agent.actor_optimizer = torch.optim.Adam(agent.actor.parameters(), rate, **kind)
     agent.critic_optimizer = torch.optim.Adam(agent.critic.parameters(), args.critic_learning_rate, **kind)
     agent.morse_optimizer = torch.optim.Adam(agent.morse.parameters(), args.morse_learning_rate, **kind)
@@ -750,19 +754,19 @@ def make_agent(obs_dim, action_dim, args, device):
 
 
 def backward(loss_function, parameters, *inputs):
-    """Add a loss's gradient to that of these parameters alone: a policy's loss, say, is not to move the critic.
+    """Backpropagate a loss into these parameters only: the policy's loss, say, adds no gradient to the critic's.
 
-    `loss_function(*inputs)` gives the loss and its metrics. Returns the metrics, without a gradient."""
+    `loss_function(*inputs)` returns the loss and its metrics. Returns the metrics, detached."""
     loss, metrics = loss_function(*inputs)
     loss.backward(inputs=parameters)
     return {name: value.detach() for name, value in metrics.items()}
 
 
 def choose_backward(args):
-    """`backward`, or with --compile that compiled, each loss with its gradient into one graph."""
+    """`backward` or, with --compile, its compiled form: one graph per loss and its gradient."""
     if not args.compile:
         return backward
-    torch._dynamo.config.trace_autograd_ops = True  # or a graph would end at loss.backward()
+    torch._dynamo.config.trace_autograd_ops = True  # else loss.backward() would split the graph
     return torch.compile(backward)
 
 
@@ -792,7 +796,7 @@ def update(agent, data, args, generator, bounds=None, run_backward=backward):
 
 
 def train(agent, data, args, generator, done, after_step):
-    """Both phases, each from the step that `done` says, calling after_step(phase, step, metrics)."""
+    """Run both phases, each from its step in `done`, calling after_step(phase, step, metrics)."""
     if args.weighting == "morse":
         train_morse(agent, data, args, generator, done["morse"], after_step)
     bounds = return_bounds(data, args.discount) if args.bound_targets and args.q_weight > 0 else None
@@ -810,39 +814,39 @@ def train(agent, data, args, generator, done, after_step):
 # ---------------------------------------------------------------- a run: arguments, files, main
 
 def resolve(args):
-    """The arguments with unset fields filled from the domain's row of DOMAINS. Raises UserError where out of range."""
+    """The arguments, unset ones filled from the dataset's row of DOMAINS. Raises UserError if any is out of range."""
     _, row = DOMAINS[domain_of(args.env_id)]
     args = dataclasses.replace(args, **{name: value for name, value in row.items() if getattr(args, name) is None})
     for name, value in vars(args).items():
         for x in value if isinstance(value, tuple) else [value]:
             floor, ceiling = LIMITS.get(name, (1 if isinstance(x, int) else 1e-12, 1e12))
-            if isinstance(x, (int, float)) and not isinstance(x, bool) and not floor <= x <= ceiling:  # NaN is not
+            if isinstance(x, (int, float)) and not isinstance(x, bool) and not floor <= x <= ceiling:  # or NaN
                 raise UserError(f"--{name.replace('_', '-')} must be from {floor:.10g} to {ceiling:.10g}, got {x}")
     return args
 
 
 def parse_args(argv=None):
-    """Arguments from the command line, where a run is given with its own as defaults. Raises UserError."""
+    """Command-line arguments; --resume and --evaluate take the run's own as defaults. Raises UserError."""
     args = tyro.cli(Args, args=argv, description=__doc__)
     run = args.resume or args.evaluate
     if not run:
         return args
-    with explain(f"{run} is not the folder of a run of this script", "see which there are in --runs-dir"):
+    with explain(f"{run} is not the folder of a run of this script", "look for one in --runs-dir"):
         record = json.loads((Path(run) / "args.json").read_text())["args"]
         stored = Args(**{name: tuple(value) if isinstance(value, list) else value for name, value in record.items()})
     if args.resume and (new := sorted(vars(stored).keys() - record.keys())):
-        raise UserError(f"{run} is of a version without {', '.join(new)}; go on with that version or start a new run")
+        raise UserError(f"{run} is of a version without {', '.join(new)}; use that version or start a new run")
     stored = dataclasses.replace(stored, resume=args.resume, evaluate=args.evaluate)
     args = tyro.cli(Args, args=argv, description=__doc__, default=stored)
     free = ("seed", "device", "eval_episodes", "num_eval_envs") if args.evaluate else ()
     for name, own in vars(stored).items():
         if name not in free and getattr(args, name) != own:
-            raise UserError(f"{run} keeps its {name}, {own}; to change it to {getattr(args, name)}, start a new run")
+            raise UserError(f"{run} was started with {name} {own}; for {getattr(args, name)}, start a new run")
     return args
 
 
 def describe_morse(morse, info):
-    """What must be equal for a Morse network's weights to mean the same: shapes, kernel, data, its normalisation."""
+    """What must match before a Morse network's weights are reused: shapes, kernel, data and its normalisation."""
     dataset = info["dataset_id"]
     dataset = Path(dataset).name if dataset.endswith((".hdf5", ".h5")) else dataset  # wherever the file lies
     facts = {"dataset": dataset, "number of transitions": info["transitions"]}
@@ -853,7 +857,7 @@ def describe_morse(morse, info):
 
 
 def load_morse(morse, info, path):
-    """Fill `morse` from a file of `morse_only.py --save`. Raises UserError where that is of another network or data."""
+    """Fill `morse` from a file of `morse_only.py --save`. Raises UserError if it is of another network or data."""
     needed = describe_morse(morse, info)
     with explain(f"cannot read {path}", "pass a file of `morse_only.py --save`"):
         saved = torch.load(path, map_location="cpu", weights_only=True)
@@ -862,36 +866,39 @@ def load_morse(morse, info, path):
         near = name == "observation scale" and np.allclose(facts[name], own, rtol=1e-4, atol=1e-4)  # but for rounding
         if facts[name] != own and not near:
             had, have = f"{facts[name]}"[:80], f"{own}"[:80]
-            raise UserError(f"{path} is of another {name}: {had}, here {have}; train one with these arguments")
+            raise UserError(f"{path} differs in {name}: {had}, here {have}; train one with these arguments")
     morse.load_state_dict(weights)
 
 
 def commit():
-    """The commit of the repository that this file is in, -dirty if its files have changed since; "" outside of one."""
+    """Commit of this file's repository, with -dirty if tracked files have changed since; "" if there is none."""
     git = ["git", "-C", Path(__file__).resolve().parent, "describe", "--always", "--dirty", "--exclude", "*"]
     return subprocess.run(git, capture_output=True, text=True).stdout.strip() if shutil.which("git") else ""
 
 
 def write_file(path, content):
-    """Write text, or anything else by torch.save, so that at no time the path holds half of it."""
+    """Write text, or anything else by torch.save, so that the path never holds half of it."""
     part = path.with_name(path.name + ".part")
-    part.write_text(content) if isinstance(content, str) else torch.save(content, part)
+    if isinstance(content, str):
+        part.write_text(content)
+    else:
+        torch.save(content, part)
     part.replace(path)
 
 
 def main(args):
-    """Train as the arguments say, or go on with a run, or evaluate one again. Raises UserError."""
+    """Train, resume or evaluate a run, as the arguments say. Raises UserError."""
     args = resolve(args)
     for flag in ("total-timesteps", "eval-freq", "log-freq"):
         if getattr(args, flag.replace("-", "_")) % args.policy_frequency:
             raise UserError(f"--{flag} must be a multiple of --policy-frequency, {args.policy_frequency}")
-    with explain(f"--device {args.device} cannot be used here", "a new run takes --device cpu"):
+    with explain(f"--device {args.device} cannot be used here", "new runs and --evaluate take --device cpu"):
         device = torch.zeros(1, device=args.device).device  # with its index
         if device.type == "cuda":
             torch.cuda.set_device(device)
     torch.set_float32_matmul_precision(args.matmul_precision)
     if args.compile and not args.evaluate:
-        with explain("--compile cannot be used here", "a new run can do without it"):
+        with explain("--compile cannot be used here", "start a new run without it"):
             torch.compile(torch.sin)(torch.zeros(1, device=device))
     if args.evaluate:
         with explain(f"{args.evaluate} has no policy that can be evaluated", "train one first"):
@@ -902,7 +909,8 @@ def main(args):
             actor = Actor(len(info["obs_mean"]), len(info["action_low"]), args.actor_hidden_dims).to(device)
             actor.load_state_dict(model["actor"])
             result = score_policy(actor, info, args)
-        return print(f"score {result['score']}, return {result['return_mean']}")
+        print(f"score {result['score']}, return {result['return_mean']}")
+        return
     data, info = load_dataset(args, device)
     facts = {"domain": domain_of(args.env_id), "dataset_id": info["dataset_id"]}
     facts |= {"transitions": info["transitions"], "terminal": int(data["terminations"].sum())}
@@ -917,14 +925,14 @@ def main(args):
             origin = {"versions": {p: version(p) for p in packages}, "commit": commit()}
             origin["command"] = shlex.join(["python", *sys.argv])
             write_file(run_dir / "args.json", json.dumps({"args": vars(args)} | facts | origin, indent=1))
-        record = json.loads((run_dir / "args.json").read_text())  # a run that is gone on with keeps its own
+        record = json.loads((run_dir / "args.json").read_text())  # a resumed run keeps its own
     if record["dataset_id"] != info["dataset_id"]:
         raise UserError(f"{run_dir} was on {record['dataset_id']}, not {info['dataset_id']}; start a new run")
 
     torch.manual_seed(args.seed)
     generator = torch.Generator(device).manual_seed(args.seed)
     agent = make_agent(data["observations"].shape[1], data["actions"].shape[1], args, device)
-    done, evaluations = {"morse": 0, "policy": 0}, []  # logged steps of each phase, entries of results.json
+    done, evaluations = {"morse": 0, "policy": 0}, []  # last logged step of each phase, entries of results.json
     if checkpoint_file.exists():
         with explain(f"cannot read {checkpoint_file}", "start a new run"):
             checkpoint = torch.load(checkpoint_file, map_location=device, weights_only=True)
@@ -938,7 +946,7 @@ def main(args):
     logged_at = time.time()
 
     def after_step(phase, step, metrics):
-        """Where a step is due for it: check, evaluate, log and save. In other steps nothing waits for the device."""
+        """Check, evaluate, log and save at the steps that are due; the others do not wait for the device."""
         nonlocal logged_at
         total = args.morse_steps if phase == "morse" else args.total_timesteps
         is_eval = phase == "policy" and (step % args.eval_freq == 0 or step == total)

@@ -52,8 +52,8 @@ from matplotlib.figure import Figure
 from minari.data_collector import EpisodeBuffer
 from minari.storage import get_dataset_path
 
-gym.logger.min_level = gym.logger.ERROR  # Gymnasium calls the ant that D4RL's data needs out of date
-with contextlib.redirect_stderr(io.StringIO()):  # a notice on Adroit's rewards
+gym.logger.min_level = gym.logger.ERROR  # hides warnings that the ant that D4RL's data needs is out of date
+with contextlib.redirect_stderr(io.StringIO()):  # hides a notice on Adroit's rewards
     import gymnasium_robotics
 
 gym.register_envs(gymnasium_robotics)

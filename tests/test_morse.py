@@ -182,7 +182,7 @@ def test_a_saved_network_is_taken_as_it_is(script, saved, pointmaze, tmp_path, m
     ],
 )
 def test_a_saved_network_of_another_kind_is_refused(kwargs, name, saved, pointmaze, tmp_path):
-    with pytest.raises(UserError, match=f"is of another {name}: .*train one with these arguments"):
+    with pytest.raises(UserError, match=f"differs in {name}: .*train one with these arguments"):
         train(pointmaze, tmp_path, **({"morse_hidden_dims": (32,), "morse_checkpoint": str(saved[1])} | kwargs))
 
 
@@ -191,7 +191,7 @@ def test_a_saved_network_of_another_dataset_is_refused(saved):
     info = {"dataset_id": "another", "obs_mean": torch.zeros(8), "obs_std": torch.ones(8)}
     info |= {"action_low": -torch.ones(2), "action_high": torch.ones(2), "transitions": 9}
     assert facts["dataset"] == "td3-bst/pointmaze-umaze-v0"
-    with pytest.raises(UserError, match="is of another dataset: td3-bst/pointmaze-umaze-v0, here another"):
+    with pytest.raises(UserError, match="differs in dataset: td3-bst/pointmaze-umaze-v0, here another"):
         td3_bst.load_morse(td3_bst.MorseNetwork(8, 2, (32,)), info, saved[1])
 
 
@@ -205,7 +205,7 @@ def test_what_makes_another_network(saved):
     other = td3_bst.MorseNetwork(3, 2, (4,))
     td3_bst.load_morse(other, info | {"dataset_id": "/there/a.hdf5", "obs_mean": torch.full((3,), 1e-6)}, path)
     assert all(torch.equal(p, q) for p, q in zip(morse.parameters(), other.parameters()))
-    with pytest.raises(UserError, match="another action scale"):
+    with pytest.raises(UserError, match="differs in action scale"):
         td3_bst.load_morse(other, info | {"action_high": torch.full((2,), 2.0)}, path)
 
 
