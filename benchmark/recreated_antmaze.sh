@@ -21,6 +21,7 @@ python td3_bst.py --env-id td3-bst/antmaze-medium-diverse-v0 --total-timesteps 3
 python iql_bst.py --env-id td3-bst/antmaze-medium-diverse-v0 --total-timesteps 300000 --eval-freq 100000
 python iql_bst.py --env-id td3-bst/antmaze-medium-diverse-v0 --total-timesteps 300000 --eval-freq 100000 --policy-extraction awr
 python iql_bst.py --env-id td3-bst/antmaze-medium-diverse-v0 --total-timesteps 300000 --eval-freq 100000 --policy-extraction awr --inverse-temperature 1
+python iql_bst.py --env-id td3-bst/antmaze-medium-diverse-v0 --total-timesteps 300000 --eval-freq 100000 --policy-extraction awr --inverse-temperature 1 --actor-hidden-dims 256 256 256 --actor-learning-rate 1e-3
 python td3_bst.py --env-id td3-bst/antmaze-large-diverse-v0 --total-timesteps 300000 --eval-freq 100000
 python td3_bst.py --env-id td3-bst/antmaze-large-diverse-v0 --total-timesteps 300000 --eval-freq 100000 --weighting constant --constant-weight 2
 python td3_bst.py --env-id td3-bst/antmaze-large-diverse-v0 --total-timesteps 300000 --eval-freq 100000 --weighting constant --q-weight 0

@@ -34,7 +34,10 @@ BEFORE = {  # what runs did that are older than the field
 }
 BOUNDS = {"random": "random policy", "planner": "the data's planner without noise"}
 KERNEL = {"kernel", "kernel_scale_factor", "distances"}  # in other columns, or of no interest
-WITH = "constant-weight|inverse-temperature|discount|matmul-precision|compile"  # flags that default runs may have beside
+WITH = (  # flags that default runs may have beside
+    "constant-weight|inverse-temperature|discount|matmul-precision|compile|"
+    "actor-hidden-dims|actor-learning-rate|policy-frequency"
+)
 PLAIN = rf"[^`]+( `--({WITH})( [^`]*)?`)*"  # a method's name with none but those
 METHODS = ("behaviour cloning", "Morse-weighted behaviour cloning", "TD3+BC", "IQL", "IQL-BST", "TD3-BST")
 LEGEND = """A score is the mean over seeds of the last evaluation's, never the best one's: the success rate in mazes,
