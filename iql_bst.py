@@ -577,6 +577,7 @@ def make_policy(actor, info):
     return policy
 
 
+WRONG_SIGN = version("gymnasium-robotics") in ("1.3.0", "1.3.1", "1.4.0", "1.4.1", "1.4.2")
 PALM_TO_OBJECT = {  # (n, obs_dim) -> (n, 3)
     "AdroitHandDoor-v1": lambda obs: obs[:, 35:38],
     "AdroitHandHammer-v1": lambda obs: obs[:, 33:36] - obs[:, 36:39],
@@ -587,10 +588,9 @@ PALM_TO_OBJECT = {  # (n, obs_dim) -> (n, 3)
 def mend_rewards(rewards, obs, env_id):
     """Rewards (n,) of the steps that led to obs (n, obs_dim), with D4RL's sign of Adroit's distance term.
 
-    In these releases of Gymnasium-Robotics rewards rise by a tenth of the palm's distance to the object; in D4RL's data
-    they fall by it (https://github.com/Farama-Foundation/Gymnasium-Robotics/pull/220)."""
-    affected = "1.3.0", "1.3.1", "1.4.0", "1.4.1", "1.4.2"
-    if env_id not in PALM_TO_OBJECT or version("gymnasium-robotics") not in affected:
+    Where Gymnasium-Robotics has the WRONG_SIGN, rewards rise by a tenth of the palm's distance to the object; in D4RL's
+    data they fall by it (https://github.com/Farama-Foundation/Gymnasium-Robotics/pull/220)."""
+    if not WRONG_SIGN or env_id not in PALM_TO_OBJECT:
         return rewards
     return rewards - 0.2 * np.linalg.norm(PALM_TO_OBJECT[env_id](obs), axis=-1)
 

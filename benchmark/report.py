@@ -225,8 +225,8 @@ def markdown(rows):
     return "\n".join([lines[0], "| --- " * len(rows[0]) + "|", *lines[1:]])
 
 
-def policies(rows, columns=9):
-    """Table of the rows of runs that evaluated a policy, each method's flags and each seed's score: its first columns."""
+def policies(rows, columns=None):
+    """Table, or its first columns, of the rows of runs that evaluated a policy, with flags and each seed's score."""
     head = ["dataset", "method", "gradient steps", "seeds", "score", "of each seed", "of each evaluation", "return"]
     lines = [[*head, "episode length"]]
     for (dataset, name, _), runs in rows.items():
