@@ -1,4 +1,4 @@
-"""A strip of pictures, from above, of an episode in which a trained policy reached its goal in a maze.
+"""A strip of pictures from above of an episode in which a trained policy reached its goal in a maze.
 
     python benchmark/film.py runs/RUN    # writes film.png there; without a screen set MUJOCO_GL=egl (a GPU) or osmesa
 
@@ -54,7 +54,7 @@ def main(run: tyro.conf.Positional[str], pictures: int = 6):
         sys.exit(f"error: --pictures must be at least 2, got {pictures}")
     files = [Path(run) / name for name in ("model.pt", "results.json")]
     if not all(file.exists() for file in files):
-        sys.exit(f"error: {run} has no model.pt and results.json; pass the folder of a run that was evaluated")
+        sys.exit(f"error: {run} has no model.pt or results.json; pass the folder of a run that was evaluated")
     model, record = torch.load(files[0], map_location="cpu", weights_only=True), json.loads(files[1].read_text())
     info, args, last = model["info"], record["args"], record["evaluations"][-1]
     if not info["is_maze"] or not any(last["terminations"]):
@@ -70,7 +70,7 @@ def main(run: tyro.conf.Positional[str], pictures: int = 6):
     with td3_bst.explain("the episode cannot be filmed", "without a screen set MUJOCO_GL to egl (a GPU) or osmesa"):
         shown, length = film(env, td3_bst.make_policy(actor, info), int(seed), steps)
     if length != last["lengths"][episode]:
-        sys.exit(f"error: the episode took {length} steps, not {last['lengths'][episode]}; run with the run's packages")
+        sys.exit(f"error: the episode took {length} steps, not {last['lengths'][episode]}; use the run's package versions")
     figure = Figure(figsize=(2.5 * len(steps), 3), layout="constrained")
     title = f"{record['dataset_id']}, {report.method(record).replace('`', '')}, after {last['step']:,} steps"
     figure.suptitle(f"{title}: episode {episode + 1} of {len(last['lengths'])}")

@@ -17,8 +17,8 @@ any.
 
 Minari's AntMaze keeps each episode's goal in its observations, and so does this. D4RL's own does not: its rewards were
 computed anew for the evaluation's goal, wherever an episode was going, and a policy cannot tell (D4RL's
-scripts/generation/relabel_antmaze_rewards.py). --one-goal makes that kind, but for three things: the goal stays in the
-observation, its place in its cell drawn for each episode as in the evaluation, where D4RL has one point, unseen; it is
+scripts/generation/relabel_antmaze_rewards.py). --one-goal makes that kind, with three differences: the goal stays in
+the observation, drawn within its cell for each episode as in the evaluation, where D4RL has one point, unseen; it is
 reached at Gymnasium-Robotics' 0.45 m, not 0.5; and an episode ends there.
 
 The result is an ordinary Minari dataset under this project's namespace, td3-bst, in Minari's local folder
@@ -79,13 +79,13 @@ class Args:
     maze: Annotated[Literal[tuple(MAZES)], tyro.conf.Positional]
     """the dataset to recreate"""
     steps: int = 1_000_000
-    """environment steps to record; D4RL has 1M"""
+    """environment steps to record; D4RL's AntMaze datasets have 1M"""
     seed: int = 0
     """seed of starts, goals, waypoints and action noise"""
     workers: int = 2
     """processes for AntMaze; does not change the data"""
     part_steps: int = 25_000
-    """AntMaze is recorded in parts of this many steps, each with a seed of its own; the last episode of each is cut"""
+    """AntMaze is recorded in parts of this many steps, each with its own seed; the last episode of each may be cut"""
     action_noise: float | None = None
     """standard deviation of the Gaussian noise on the controller's actions, which are in [-1, 1]"""
     waypoint_radius: float | None = None
@@ -99,7 +99,7 @@ class Args:
     one_goal: bool = False
     """AntMaze: every episode's goal in the evaluation's goal cell, with rewards to match, much as in D4RL's own data"""
     ant_gain: float = 0.7
-    """AntMaze: multiplies the walking policy's actions; slower than at 1, and it more often gets to its goal"""
+    """AntMaze: scales the walking policy's actions; below 1 it is slower but reaches its goal more often"""
 
 
 def shortest_path(maze_map, start, goal):
@@ -276,7 +276,7 @@ def record_parts(args, folder):
                 results.next(timeout=1)
                 finished += 1
             if not all(worker.is_alive() for worker in workers):
-                sys.exit("\nerror: a worker process died, perhaps for want of memory; the same command goes on")
+                sys.exit("\nerror: a worker process died, perhaps out of memory; rerun the command to go on")
             rate = (counter.value - before) / (time.time() - started)
             left = f", {(args.steps - counter.value) / rate:.0f} s left   " if rate else ""
             print(f"\r{counter.value:,} of {args.steps:,} steps{left}", end="", flush=True)
@@ -350,7 +350,8 @@ def resolve(args):
 
 def main(args):
     args = resolve(args)
-    floors = dict.fromkeys(("steps", "workers", "part_steps"), 1) | dict.fromkeys(("seed", *CONTROL_FIELDS), 0)
+    floors = dict.fromkeys(("steps", "workers", "part_steps"), 1) | {"d_gain": -1e6}
+    floors |= dict.fromkeys(("seed", *CONTROL_FIELDS, "p_gain", "ant_gain"), 0)
     for name, floor in floors.items():
         value = getattr(args, name)
         if not floor <= value < np.inf:
@@ -402,4 +403,4 @@ if __name__ == "__main__":
     try:
         main(tyro.cli(Args, description=__doc__))
     except KeyboardInterrupt:
-        sys.exit("\nstopped; the same command goes on from the parts that are finished")
+        sys.exit("\nstopped; rerun the command to go on from the finished parts")

@@ -14,16 +14,16 @@ from random_policy import UserError, make_folder, write_results
 
 
 def main(maze: tyro.conf.Positional[Literal[tuple(MAZES)]], seed: int = 1, episodes: int = 100, runs_dir: str = "runs"):
-    """Writes RUNS_DIR/.../results.json, of the form that td3_bst.py leaves; step 0 is its only evaluation.
+    """Write RUNS_DIR/.../results.json in td3_bst.py's format, with a single evaluation, at step 0.
 
     Args:
         maze: dataset, as make_dataset.py takes it
         seed: of the evaluation episodes, which are those of td3_bst.py with this seed
         episodes: number of evaluation episodes
-        runs_dir: folder that the run's own folder is made in
+        runs_dir: parent folder of the run's own folder
     """
     if seed < 0 or episodes < 1:
-        sys.exit(f"error: --seed must be at least 0 and --episodes 1, got {seed} and {episodes}")
+        sys.exit(f"error: --seed must be >= 0 and --episodes >= 1, got {seed} and {episodes}")
     args = resolve(Args(maze, seed=seed, action_noise=0.0))
     folder = make_folder(runs_dir, f"{maze}__planner__{seed}")
     spec = evaluation_spec(args)

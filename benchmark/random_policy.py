@@ -46,12 +46,12 @@ def write_results(folder, args, dataset_id, score, returns, lengths, termination
 
 
 def main(env_id: str, seed: int = 1, runs_dir: str = "runs"):
-    """Writes RUNS_DIR/.../results.json, of the form that td3_bst.py leaves; step 0 is its only evaluation.
+    """Write RUNS_DIR/.../results.json in td3_bst.py's format, with a single evaluation, at step 0.
 
     Args:
         env_id: dataset, as td3_bst.py takes it
         seed: of the actions and of the evaluation episodes, which are those of td3_bst.py with this seed
-        runs_dir: folder that the run's own folder is made in
+        runs_dir: parent folder of the run's own folder
     """
     args = resolve(Args(env_id=env_id, seed=seed, exp_name="random", runs_dir=runs_dir))
     _, info = load_dataset(args, torch.device("cpu"))

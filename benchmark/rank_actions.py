@@ -1,10 +1,10 @@
-"""Does a trained critic know good actions from bad ones in a recreated AntMaze, and does the Morse network?
+"""Whether a trained critic tells good actions from bad ones in a recreated AntMaze, and whether the Morse network does.
 
     python benchmark/rank_actions.py runs/RUN runs/ANOTHER
 
-In states of the data where the ant is upright, the controller of benchmark/make_dataset.py says what it would do to walk
-to the next cell on the way, and what to walk to the left of that, to the right or back. The table has how often Q of the
-first is above Q of the others, the mean difference, and each action's certainty.
+In states of the data where the ant is upright, the controller of benchmark/make_dataset.py gives its action for walking
+to the next cell on the way, and for walking left of that, right of it or back. The table has how often Q of the first is
+above Q of the others, the mean difference, and each action's certainty.
 """
 
 import json
@@ -26,17 +26,17 @@ TURNS = {"onward": 0.0, "left": np.pi / 2, "right": -np.pi / 2, "back": np.pi}  
 def ways(obs, maze, controller):
     """The controller's actions towards the next cell and turned from there, (4, 8).
 
-    None where the ant is not upright, or nearer than 0.3 m to where it is to go, so that there is no way to speak of.
+    None where the ant is not upright or is within 0.3 m of where it is to go: there is no clear direction then.
 
-    `obs` is a raw observation, (31,), as td3_bst.py flattens it: the torso's place, the goal's, then what the ant feels."""
-    position, goal, feeling = obs[:2], obs[2:4], obs[4:]
+    `obs` is a raw observation, (31,), as td3_bst.py flattens it: torso position, goal, then the ant's own state."""
+    position, goal, state = obs[:2], obs[2:4], obs[4:]
     path = make_dataset.shortest_path(maze.maze_map, *(tuple(maze.cell_xy_to_rowcol(xy)) for xy in (position, goal)))
     offset = (goal if len(path) <= 2 else maze.cell_rowcol_to_xy(path[1])) - position
-    upright = 1 - 2 * np.square(feeling[2:4]).sum()  # of the quaternion: cosine of the tilt
+    upright = 1 - 2 * np.square(state[2:4]).sum()  # of the quaternion: cosine of the tilt
     if upright < 0.5 or np.linalg.norm(offset) < 0.3:
         return None
     turn = [np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) for angle in TURNS.values()]
-    return np.stack([controller({"observation": feeling}, matrix @ offset) for matrix in turn])
+    return np.stack([controller({"observation": state}, matrix @ offset) for matrix in turn])
 
 
 def main(runs: tyro.conf.Positional[tuple[str, ...]], states: int = 5000, seed: int = 0):
@@ -54,7 +54,7 @@ def main(runs: tyro.conf.Positional[tuple[str, ...]], states: int = 5000, seed: 
         record = json.loads(files[0].read_text()) if all(file.exists() for file in files) else {"dataset_id": ""}
         maze_name = record["dataset_id"].removeprefix("td3-bst/").removesuffix("-v0").removesuffix("-one-goal")
         if not maze_name.startswith("antmaze-") or maze_name not in make_dataset.MAZES:
-            sys.exit(f"error: {run} is no run with a checkpoint on a recreated AntMaze; see which there are in runs")
+            sys.exit(f"error: {run} is not a run with a checkpoint on a recreated AntMaze; pass another run")
         stored = report.BEFORE | record["args"]
         if not stored["q_weight"] and "policy_extraction" not in stored:
             sys.exit(f"error: {run} is cloning, which trains no critic to rank actions with; pass another run")

@@ -1,13 +1,13 @@
-"""Tables, a CSV and figures from the results.json files of runs: every figure in them is computed here, none is typed.
+"""Tables, a CSV and figures from the results.json files of runs: every number in them is computed, none is typed.
 
     python benchmark/report.py runs                                                # print the tables
     python benchmark/report.py benchmark/results --out benchmark/results           # scores.md, scores.csv, figures/
     python benchmark/report.py benchmark/results --into README.md                  # between markers of a page
 
-A run's score is its last evaluation's, or the mean over the last tenth of training: never the best one's. Where several
-seeds are put together the figure in brackets is a 95% stratified bootstrap interval: seeds drawn anew within each
-dataset (Agarwal et al. 2021, arXiv 2108.13264, whose interquartile mean, performance profile and probability of
-improvement these are; rliable, their library, does not import beside the current pandas).
+A run's score is its last evaluation's, or the mean over the last tenth of training: never the best one's. Over several
+seeds, brackets hold a 95% stratified bootstrap interval: seeds redrawn within each dataset (Agarwal et al. 2021, arXiv
+2108.13264, also the source of interquartile mean, performance profile and probability of improvement; their library,
+rliable, does not import beside the current pandas).
 """
 
 import csv
@@ -27,28 +27,28 @@ import morse_only
 import td3_bst
 
 RUNNING = set("env_id seed exp_name runs_dir total_timesteps eval_freq device num_eval_envs log_freq resume save".split())
-BEFORE = {  # what runs did that are older than the field
+BEFORE = {  # what runs older than the field did
     "bound_targets": False,
     "goal_scale": 1.0,
     "anneal_actor_learning_rate": False,
 }
 BOUNDS = {"random": "random policy", "planner": "the data's planner without noise"}
-KERNEL = {"kernel", "kernel_scale_factor", "distances"}  # in other columns, or of no interest
-WITH = (  # flags that default runs may have beside
+KERNEL = {"kernel", "kernel_scale_factor", "distances"}  # in other columns or of no interest
+WITH = (  # flags that rows of the table of defaults may have
     "constant-weight|inverse-temperature|discount|matmul-precision|compile|"
     "actor-hidden-dims|actor-learning-rate|policy-frequency"
 )
-PLAIN = rf"[^`]+( `--({WITH})( [^`]*)?`)*"  # a method's name with none but those
+PLAIN = rf"[^`]+( `--({WITH})( [^`]*)?`)*"  # a method's name with no flags but those
 METHODS = ("behaviour cloning", "Morse-weighted behaviour cloning", "TD3+BC", "IQL", "IQL-BST", "TD3-BST")
-LEGEND = """A score is the mean over seeds of the last evaluation's, never the best one's: the success rate in mazes,
-in percent, else the normalised return, or the return where there are no reference scores. In brackets is its 95%
-bootstrap interval, too narrow where seeds are few. The tables of methods have those without further flags, the last table
-every row, of runs that have not ended too; flags are what a row's runs had other than today's defaults, and its command
-is of its commit. On a GPU `--matmul-precision high`, the default, is TF32, on a CPU float32: its device says which.
-Datasets whose name begins with `td3-bst/` are **recreated**. An empty cell has not been measured without further flags.
-Curves are means over seeds, their bands run from the lowest seed to the highest."""
+LEGEND = """A score is the mean over seeds of the last evaluation, never of the best one: the success rate in percent in
+mazes, else the normalised return, or the return where there are no reference scores. Brackets hold its 95% bootstrap
+interval, too narrow where seeds are few. The tables of methods hold runs without further flags; the last table has every
+row, unfinished runs too. Flags are where a row's runs differ from today's defaults; its command is for its commit. The
+default `--matmul-precision high` is TF32 on a GPU and float32 on a CPU: see the row's device. Datasets whose name begins
+with `td3-bst/` are **recreated**. An empty cell has not been measured without further flags. Curves are means over seeds,
+bands run from the lowest seed to the highest."""
 PEERS = Path(__file__).with_name("peers.csv")
-GROUPS = {  # title: pattern of its dataset ids, pattern of their names in peers.csv, what must be said of the figures
+GROUPS = {  # title: pattern of its dataset ids, pattern of their names in peers.csv, what must be said of the scores
     "Locomotion": (
         r"(halfcheetah|hopper|walker2d)\S*-v2",
         "halfcheetah|hopper|walker2d",
@@ -70,7 +70,7 @@ GROUPS = {  # title: pattern of its dataset ids, pattern of their names in peers
 # ---------------------------------------------------------------- runs
 
 def method(record):
-    """What a run's arguments make of its script, with those that are not today's defaults as flags."""
+    """A run's method by name, with the arguments that are not today's defaults as flags."""
     args = record["args"]
     if args["exp_name"] in BOUNDS and last(record)["step"] == 0:
         return BOUNDS[args["exp_name"]]
@@ -133,7 +133,7 @@ def unread(args):
 
 
 def rows_of(records):
-    """Runs that differ in their seed only, in its order, by (dataset, method, gradient steps). SystemExit if they don't."""
+    """Runs that differ only in seed, sorted by it, by (dataset, method, gradient steps). SystemExit on a repeated seed."""
     rows = {}
     for record in sorted(records, key=lambda record: record["args"]["seed"]):
         dataset = record["dataset_id"]
@@ -144,7 +144,7 @@ def rows_of(records):
         totals = {run["args"].get("total_timesteps") for run in runs}
         if len(set(seeds)) < len(seeds) or len(totals) > 1:
             wrong = "have a seed twice" if len(totals) == 1 else f"were to have {totals} steps"
-            sys.exit(f"error: runs of {name} on {dataset}, seeds {seeds}, {wrong}; move those that should not count away")
+            sys.exit(f"error: runs of {name} on {dataset}, seeds {seeds}, {wrong}; move away those not to count")
     return dict(sorted(rows.items(), key=lambda row: (row[0][0], -row[0][2], row[0][1])))
 
 
@@ -304,7 +304,7 @@ def ablation(rows, field, head):
 
 
 def row_values(rows):
-    """A dict for each row of runs with all there is to know of it; the command is that of its first seed."""
+    """A dict per row of runs with all that is known of it; the command is that of its first seed."""
     for (dataset, name, _), runs in rows.items():
         ends = [score(last(run)) for run in runs]
         keys = ("last score", "low", "high"), ("mean of the last tenth", "its low", "its high")
@@ -324,7 +324,7 @@ def modes(records):
     seeds = [record["args"]["seed"] for record in records]
     settings = [{name: x for name, x in record["args"].items() if name not in RUNNING} for record in records]
     if len(set(seeds)) < len(seeds) or any(own != settings[0] for own in settings):
-        wrong = "have a seed twice or differ in their arguments; move those that should not count away"
+        wrong = "have a seed twice or differ in their arguments; move away those not to count"
         sys.exit(f"error: runs on four modes, seeds {seeds}, {wrong}")
     shares = {}
     for entry in (entry for record in records for entry in record["morse"]):
@@ -380,7 +380,7 @@ def group_rows(rows, title):
 
 
 def tables(records, rows):
-    """Markdown by name: {"results": ..., "scores Recreated PointMaze": ..., ...}, of what there are runs or published scores."""
+    """Markdown by name, {"results": ..., "scores Recreated PointMaze": ..., ...}, where there are runs or published scores."""
     texts = {"results": policies(rows) if rows else ""}
     toys = [record for record in records if isinstance(record.get("morse"), list)]
     others = [record for record in records if isinstance(record.get("morse"), dict)]
@@ -465,7 +465,7 @@ def write_page(texts, rows, folder, command):
 
 
 def main(folder: tyro.conf.Positional[str], into: str | None = None, out: str | None = None):
-    """Print the tables of policies and of Morse networks; write all tables into a page of yours, or pages of their own.
+    """Print the tables of policies and of Morse networks; with --into or --out, write all tables to files as well.
 
     Args:
         folder: folder with runs, at any depth

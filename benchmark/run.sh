@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Run the commands on standard input, one a line, each once per seed: what every experiment's script here ends in.
+# Run the commands on standard input, one a line, once per seed each; every experiment's script here ends in it.
 #
 #   SEEDS="1 2 3 4 5"   seeds
 #   WORKERS=1           processes at a time; on a CPU they share its cores evenly; on one GPU their updates gain only by
@@ -8,8 +8,8 @@
 #   FLAGS="..."         added to every command, e.g. FLAGS="--total-timesteps 300000"
 #   DRY_RUN=1           print the commands
 #
-# Finished runs are skipped and interrupted ones gone on with (run_one.sh), so after Ctrl-C, a kill or a failure the same
-# line again does what is left. Ends with a list of what failed, if anything did, and then with a non-zero exit.
+# Finished runs are skipped and interrupted ones resumed (run_one.sh), so after Ctrl-C, a kill or a failure rerun the same
+# command for what is left. If runs failed, it lists them and exits with a non-zero status.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 : "${SEEDS:=1 2 3 4 5}" "${WORKERS:=1}" "${FILTER:=.}" "${FLAGS:=}" "${DRY_RUN:=}"
@@ -33,11 +33,11 @@ cores=$(nproc 2> /dev/null || getconf _NPROCESSORS_ONLN)
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > WORKERS ? cores / WORKERS : 1))}
 export FAILED=$(mktemp)
 trap 'rm -f "$FAILED"' EXIT
-trap 'echo "stopped; the same line again goes on" >&2; exit 130' INT
+trap 'echo "stopped; rerun the command to resume" >&2; exit 130' INT
 echo "$(grep -c . <<< "$commands") runs, $WORKERS at a time with $OMP_NUM_THREADS threads each"
 tr '\n' '\0' <<< "$commands" | xargs -0 -n 1 -P "$WORKERS" bash benchmark/run_one.sh || {
     [ -s "$FAILED" ] || echo "a run was killed" > "$FAILED"
-    echo "the same line again goes on with what is left; if a worker was killed (xargs says so), nothing after it was tried" >&2
+    echo "rerun the command for what is left; if a worker was killed (xargs says so), no later run was started" >&2
     echo "failed:" >&2
     cat "$FAILED" >&2
     exit 1

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Run one command of a benchmark: not again where it has finished, with --resume where it was interrupted.
+# Run one command of a benchmark: skip it if it has finished, resume it if it was interrupted.
 #
 #     bash benchmark/run_one.sh "python td3_bst.py --env-id antmaze-umaze --seed 1"
 #
-# A run is known by its command, word for word, in the args.json of its folder. Its output is in the folder `logs` beside.
+# A run is found by its exact command in the args.json of its folder. Its output is in the folder `logs` beside that.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 trap 'exit 130' INT
@@ -19,7 +19,7 @@ fail() {
 }
 if command -v flock > /dev/null; then  # the run itself holds the lock too, should this script be killed
     exec 9> "$log.lock"
-    flock -w 60 9 || fail "another process is still at it"
+    flock -w 60 9 || fail "another process is running it"
 fi
 now=$command
 for file in $(grep -lsF "\"command\": \"$command\"" "$runs"/*/args.json); do

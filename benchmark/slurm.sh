@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# The runs of an experiment's script as a SLURM array, one task each; any of sbatch's options may follow, and outrank these.
+# The runs of an experiment's script as a SLURM array, one task each; options of sbatch may follow and override these.
 #
 #     bash benchmark/slurm.sh benchmark/td3_bst_antmaze.sh --partition gpu --array 1-30%8
 #
-# SEEDS, FILTER and FLAGS as in run.sh. A task that the scheduler requeues goes on where it was; submitting again skips
-# what has finished. SLURM's own output has a line per task, and runs/logs the scripts' output.
+# SEEDS, FILTER and FLAGS as in run.sh. A requeued task resumes; submitting again skips what has finished. SLURM's output
+# has a line per task, runs/logs the output of the runs.
 set -euo pipefail
 [ -f "${1:-}" ] || { echo "error: the first argument must be an experiment's script, got ${1:-none}" >&2; exit 1; }
 name=$(basename "$1" .sh)

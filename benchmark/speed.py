@@ -1,13 +1,13 @@
-"""How fast an update is on this machine, where its time goes, and how far that is from the machine's matrix products.
+"""How fast an update is on this machine, where its time goes, and how that compares with its matrix products alone.
 
     python benchmark/speed.py                                              # every mode of td3_bst.py
     python benchmark/speed.py --corl ../CORL --jax-corl ../JAX-CORL        # beside the update of other implementations
 
-Random data of two datasets' dimensions, D4RL's, batch 256, and Hopper's arguments for both: AntMaze's own have a third
-layer of the policy, a step size that falls and bounds of the critics' targets. All modes take turns within one process,
-so that what else the machine does slows all alike: the ratios are what to look at. Peers are the unmodified files of a
-clone of theirs (Tarasov et al., CORL; Nishimori, JAX-CORL, which needs jax, flax and optax), with empty stand-ins for
-packages that their update does not use."""
+Random data with the dimensions of D4RL's Hopper and AntMaze, batch 256, and Hopper's arguments for both (AntMaze's add a
+third layer of the policy, an annealed step size and bounds on the critics' targets). All modes take turns in one process,
+so that other load on the machine slows all alike: compare ratios. Peers are the unmodified files of a clone (Tarasov et
+al., CORL; Nishimori, JAX-CORL, which needs jax, flax and optax), with empty stand-ins for packages that their update does
+not use."""
 
 import dataclasses
 import functools
@@ -48,13 +48,13 @@ class Args:
     steps: int = 96
     """gradient steps of a turn, a multiple of 8"""
     turns: int = 10
-    """turns of each mode, one more to warm up; the median counts"""
+    """turns of each mode after one to warm up; the median is reported"""
     dims: tuple[Literal[tuple(DIMS)], ...] = tuple(DIMS)
     """which datasets' dimensions"""
     precisions: tuple[Literal["highest", "high", "medium"], ...] = ("highest", "medium")
     """values of --matmul-precision to measure"""
     compile: bool = False
-    """time TD3-BST with --compile too"""
+    """also time TD3-BST with --compile"""
     corl: Path | None = None
     """clone of tinkoff-ai/CORL to time beside"""
     jax_corl: Path | None = None

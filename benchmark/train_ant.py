@@ -27,7 +27,7 @@ from stable_baselines3.common.env_util import make_vec_env
 @dataclass
 class Args:
     save: str
-    """file to write the weights to, again and again while training"""
+    """file to write the weights to, repeatedly while training"""
     seed: int = 0
     """seed of weights, headings and targets"""
     total_steps: int = 900_000
@@ -91,7 +91,7 @@ def save(actor, path):
 
 
 class Report(BaseCallback):
-    """Now and then print how it goes, and write the weights."""
+    """Every report_freq steps, print progress and write the weights."""
 
     def __init__(self, args):
         super().__init__()
@@ -116,6 +116,8 @@ def main(args):
     model = SAC("MlpPolicy", env, args.learning_rate, seed=args.seed, device="cpu", **settings)
     try:
         model.learn(args.total_steps, Report(args), log_interval=None)
+    except KeyboardInterrupt:
+        sys.exit(f"\nstopped; the weights so far are in {args.save}")
     finally:
         save(model.actor, args.save)
 
@@ -124,4 +126,4 @@ if __name__ == "__main__":
     try:
         main(tyro.cli(Args, description=__doc__))
     except KeyboardInterrupt:
-        sys.exit("\nstopped; the weights were written")
+        sys.exit(130)

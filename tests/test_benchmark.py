@@ -263,7 +263,7 @@ def test_report_of_morse_networks(tmp_path, capsys):
     assert "| maze | RQ, 2 k `--num-uniform 4` | 0.90 | 0.70 | 0.60 | 0.10 | 0.80 | 0.99 |" in out
     for seed, other in (2, {}), (3, {"morse_steps": 10}):  # a seed twice, another setting
         write_morse(tmp_path, "trial", entries, seed, **other)
-        with pytest.raises(SystemExit, match="four modes, seeds .*move those"):
+        with pytest.raises(SystemExit, match="four modes, seeds .*move away"):
             report.main(str(tmp_path))
         shutil.rmtree(tmp_path / "trial")
 

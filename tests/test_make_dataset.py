@@ -112,9 +112,14 @@ def test_a_worker_that_dies(tmp_path):
     assert list(tmp_path.rglob("0.pkl"))
 
 
-@pytest.mark.parametrize("flag", ["--seed", "--action-noise", "--workers", "--part-steps", "--waypoint-jitter"])
-def test_bad_arguments_leave_nothing(tmp_path, flag):
-    process = run_script("benchmark/make_dataset.py", "antmaze-umaze", flag, "-1", ok=False, MINARI_DATASETS_PATH=str(tmp_path))
+@pytest.mark.parametrize(
+    "flag, value",
+    [(flag, "-1") for flag in ("--seed", "--action-noise", "--workers", "--part-steps", "--waypoint-jitter")]
+    + [(flag, value) for flag in ("--p-gain", "--d-gain", "--ant-gain") for value in ("nan", "inf")],
+)
+def test_bad_arguments_leave_nothing(tmp_path, flag, value):
+    folder = {"MINARI_DATASETS_PATH": str(tmp_path)}
+    process = run_script("benchmark/make_dataset.py", "antmaze-umaze", flag, value, ok=False, **folder)
     assert process.returncode == 1 and process.stderr.splitlines()[-1].startswith(f"error: {flag} must be at least")
     assert "Traceback" not in process.stderr and not list(tmp_path.iterdir())
 
@@ -142,7 +147,7 @@ def test_the_data_does_not_depend_on_workers_or_on_being_stopped(antmaze, tmp_pa
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers as well
     message = process.communicate(timeout=60)[1]
-    assert process.returncode == 1 and "goes on from the parts that are finished" in message and "Traceback" not in message
+    assert process.returncode == 1 and "to go on from the finished parts" in message and "Traceback" not in message
     assert len(list(tmp_path.rglob("*.pkl"))) < 3
     other = run_script("benchmark/make_dataset.py", *SMALL[:-1], "700", MINARI_DATASETS_PATH=str(tmp_path), ok=False)
     assert other.returncode == 1 and "made with other arguments" in other.stderr and "Traceback" not in other.stderr

@@ -105,7 +105,7 @@ def test_kill_and_restart(project, pointmaze):
         os.killpg(process.pid, stop)
         error = process.communicate(timeout=60)[1]
         assert process.returncode and not results(project)
-    assert "the same line again goes on" in error
+    assert "rerun the command to resume" in error
     error, out, code = run(project, "td3_bst_antmaze", **env)
     assert code == 0 and out.count(" --resume runs/") == 2 and out.count(" finished: ") == 2, out + error
     assert len(files) == len(list((project / "runs").glob("*/args.json"))) == 2
@@ -155,10 +155,10 @@ def test_a_command_waits_for_the_process_that_is_at_it(project):
 def test_a_killed_worker_is_not_success(project):
     path = stub(project, "python", "#!/bin/bash\nkill -9 $PPID\n")
     error, out, code = run(project, "pointmaze", PATH=path)
-    assert code == 1 and "all finished" not in out and "the same line again goes on" in error
+    assert code == 1 and "all finished" not in out and "rerun the command for what is left" in error
     path = stub(project, "python", "#!/bin/bash\n[[ \"$*\" == *\"seed 1\" ]] && exit 1\nkill -9 $PPID\n")
     error, out, code = run(project, "pointmaze", PATH=path, SEEDS="1 2")  # some fail, and then one is killed
-    assert code == 1 and "--seed 1: status 1" in error and "the same line again goes on" in error
+    assert code == 1 and "--seed 1: status 1" in error and "rerun the command for what is left" in error
 
 
 @pytest.mark.parametrize("flag", ["--runs-dir=here", "--runs_dir here"])
