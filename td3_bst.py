@@ -173,7 +173,7 @@ DEFAULTS = dict(
     morse_steps=20_000, morse_learning_rate=1e-3, uniform_weight=1.0, temperature=0.5, eval_episodes=10,
 )
 DOMAINS = {
-    "antmaze": ("antmaze", DEFAULTS | dict(
+    "antmaze": ("ant_?maze", DEFAULTS | dict(
         normalize_obs=False, goal_scale=4.0, discount=0.998, reward_scale=10.0, bound_targets=True,
         actor_hidden_dims=(256, 256, 256), actor_learning_rate=1e-3, anneal_actor_learning_rate=True,
         morse_steps=30_000, morse_learning_rate=5e-4, uniform_weight=30.0, temperature=1.0, eval_episodes=100,
@@ -296,6 +296,15 @@ QUALITIES = ("random", "medium", "expert", "medium-replay", "medium-expert", "fu
 LOCOMOTION = {f"{robot}-{quality}-v2": row for robot, row in ROBOTS.items() for quality in QUALITIES}
 D4RL_URL = "http://rail.eecs.berkeley.edu/datasets/offline_rl/gym_mujoco_v2"
 GOAL_RADIUS = 0.45  # metres at which Gymnasium-Robotics' mazes count the goal as reached
+D4RL_TASKS = {  # time limit, arguments, returns that score 0 and 100: D4RL's, where those of Minari's datasets differ
+    "AdroitHandPen": (100, {}, (96.262799, 3076.833102)),
+    "FrankaKitchen": (280, {"remove_task_when_completed": True, "terminate_on_tasks_completed": True}, (0.0, 4.0)),
+}
+PALM_TO_OBJECT = {  # (n, obs_dim) -> (n, 3)
+    "AdroitHandDoor-v1": lambda obs: obs[:, 35:38],
+    "AdroitHandHammer-v1": lambda obs: obs[:, 33:36] - obs[:, 36:39],
+    "AdroitHandRelocate-v1": lambda obs: obs[:, 30:33],
+}
 
 
 def locate_minari(env_id):
@@ -404,6 +413,16 @@ def maze_episode(obs, terminations):
     return keep, success | terminations
 
 
+def mend_rewards(rewards, obs, env_id):
+    """Rewards (n,) of the steps that led to obs (n, obs_dim), with D4RL's sign of Adroit's distance term.
+
+    In Gymnasium-Robotics' v1, with which Minari's data was made, they rise by a tenth of the palm's distance to the
+    object; in D4RL they fall by it (https://github.com/Farama-Foundation/Gymnasium-Robotics/pull/220)."""
+    if env_id not in PALM_TO_OBJECT:
+        return rewards
+    return rewards - 0.2 * np.linalg.norm(PALM_TO_OBJECT[env_id](obs), axis=-1)
+
+
 def read_minari(dataset, args):
     """Transitions of a Minari dataset: DATA_KEYS to float32 arrays with a row each. Raises UserError.
 
@@ -424,8 +443,9 @@ def read_minari(dataset, args):
         keep, terminations = np.ones(len(actions), bool), episode.terminations
         if is_maze:
             keep, terminations = maze_episode(episode.observations, terminations)
+        rewards = mend_rewards(episode.rewards, obs[1:], dataset.env_spec.id if dataset.env_spec else "")
         end = used + np.count_nonzero(keep)
-        for key, values in zip(DATA_KEYS, (obs[:-1], actions, episode.rewards, obs[1:], terminations)):
+        for key, values in zip(DATA_KEYS, (obs[:-1], actions, rewards, obs[1:], terminations)):
             data[key][used:end] = values[keep]
         used = end
         if count % 500 == 0 or count == len(chosen):
@@ -437,24 +457,28 @@ def evaluation_env(env_id, dataset=None):
     """Environment to evaluate in: `env_id`, else the Minari dataset's, else None. Raises UserError.
 
     In a maze, episodes end at the first success or the registered time limit, and the walls are the data's: Minari's
-    AntMaze umaze evaluates on a mirror image of the data's map (Minari issue 304), which is mirrored back."""
+    AntMaze umaze evaluates on the data's map turned by half (Minari issue 304), which is turned back. The tasks in
+    D4RL_TASKS are D4RL's: Minari gives pen twice the time (issue 303), and kitchen a reward for a task at every step."""
     metadata = dataset.storage.metadata if dataset else {}
     if not (env_id or metadata.get("eval_env_spec") or metadata.get("env_spec")):
         return None
     with explain("cannot make the evaluation environment", "pass another --eval-env-id"):
         env = gym.make(env_id) if env_id else dataset.recover_environment(eval_env=True)
         spec = env.spec
+        if spec.name in D4RL_TASKS:
+            spec.max_episode_steps, kwargs, _ = D4RL_TASKS[spec.name]
+            spec.kwargs |= kwargs
+            return gym.make(spec)
         if "maze_map" not in spec.kwargs:
             return env
         maze = np.array(spec.kwargs["maze_map"], dtype=object)
         data_kwargs = dataset.env_spec.kwargs if dataset and dataset.env_spec else {}
         walls = np.array(data_kwargs.get("maze_map", maze), dtype=object) == 1
-        mirrors = [maze, maze[:, ::-1], maze[::-1], maze[::-1, ::-1]]
-        fitting = [mirror for mirror in mirrors if np.array_equal(mirror == 1, walls)]
+        fitting = [m for m in (maze, maze[::-1, ::-1]) if np.array_equal(m == 1, walls)]
         if not fitting:
             raise UserError("the evaluation maze has other walls than the data's; pass another --eval-env-id")
         if fitting[0] is not maze:
-            print("the evaluation maze is mirrored, start and goal with it, to have the data's walls")
+            print("the evaluation maze is turned by half, start and goal with it, to have the data's walls")
         spec.kwargs |= {"maze_map": fitting[0].tolist(), "continuing_task": False}
         spec.max_episode_steps = gym.spec(spec.id).max_episode_steps
         return gym.make(spec)
@@ -515,6 +539,8 @@ def load_dataset(args, device):
             env = evaluation_env(args.eval_env_id, dataset)
             arrays = read_minari(dataset, args)
     check(dataset_id, arrays, obs_space, action_space, env)
+    if env and env.spec.name in D4RL_TASKS:
+        *_, ref_scores = D4RL_TASKS[env.spec.name]
 
     data = {key: torch.from_numpy(array).to(device) for key, array in arrays.items()}
     low, high = (torch.as_tensor(x, dtype=torch.float32, device=device) for x in (action_space.low, action_space.high))
@@ -551,24 +577,6 @@ def make_policy(actor, info):
         return (low + (action + 1) / 2 * (high - low)).float().cpu().numpy()
 
     return policy
-
-
-WRONG_SIGN = version("gymnasium-robotics") in ("1.3.0", "1.3.1", "1.4.0", "1.4.1", "1.4.2")
-PALM_TO_OBJECT = {  # (n, obs_dim) -> (n, 3)
-    "AdroitHandDoor-v1": lambda obs: obs[:, 35:38],
-    "AdroitHandHammer-v1": lambda obs: obs[:, 33:36] - obs[:, 36:39],
-    "AdroitHandRelocate-v1": lambda obs: obs[:, 30:33],
-}
-
-
-def mend_rewards(rewards, obs, env_id):
-    """Rewards (n,) of the steps that led to obs (n, obs_dim), with D4RL's sign of Adroit's distance term.
-
-    Where Gymnasium-Robotics has the WRONG_SIGN, rewards rise by a tenth of the palm's distance to the object; in D4RL's
-    data they fall by it (https://github.com/Farama-Foundation/Gymnasium-Robotics/pull/220)."""
-    if not WRONG_SIGN or env_id not in PALM_TO_OBJECT:
-        return rewards
-    return rewards - 0.2 * np.linalg.norm(PALM_TO_OBJECT[env_id](obs), axis=-1)
 
 
 def evaluate(policy, env_spec, seeds, num_envs):

@@ -14,7 +14,7 @@ import td3_bst
 import torch
 from conftest import ROOT, box, make_minari
 from minari.storage.remotes import cloud_storage
-from td3_bst import Args, UserError, load_dataset, resolve
+from td3_bst import Args, UserError, domain_of, load_dataset, resolve
 
 ACTIONS = box(2, low=-1, high=1)
 MAZE_SPACE = gym.spaces.Dict({"observation": box(2), "achieved_goal": box(2), "desired_goal": box(2)})
@@ -198,6 +198,12 @@ def test_recreated_pointmaze(pointmaze):
             np.testing.assert_array_equal(after.observations["observation"][0], before.observations["observation"][-1])
     actions = np.concatenate([e.actions for e in episodes])
     assert np.abs(actions).max() <= 1 and 0.3 < actions.std() < 0.9
+
+
+def test_d4rls_own_antmaze_files_are_known():
+    """By their names, wherever they lie: they take AntMaze's arguments."""
+    name = "Ant_maze_big-maze_noisy_multistart_True_multigoal_False_sparse_fixed.hdf5"
+    assert domain_of(f"/data/hopper/{name}") == "antmaze" and domain_of("mujoco/ant/expert-v0") == "locomotion"
 
 
 def write_hdf5(path, rows, **fields):
@@ -414,17 +420,71 @@ def antmaze(name, eval_map=None, version=4):
 
 
 def test_antmaze_is_evaluated_on_the_datas_walls(capsys):
-    """Minari's umaze evaluation map is the data's mirrored left to right (issue 304): start and goal move with the walls."""
+    """Minari's umaze evaluation map is the data's turned by half (issue 304): start and goal turn with the walls.
+
+    They are then the data's own, (3, 1) and (1, 1). A flip would have the same walls, but swap start and goal."""
     eval_map = [[1, 1, 1, 1, 1], [1, 0, 0, "r", 1], [1, 0, 1, 1, 1], [1, 0, 0, "g", 1], [1, 1, 1, 1, 1]]
-    mirrored = [[1, 1, 1, 1, 1], [1, "r", 0, 0, 1], [1, 1, 1, 0, 1], [1, "g", 0, 0, 1], [1, 1, 1, 1, 1]]
-    for name, given, said in (("test/antmaze-umaze-v0", eval_map, True), ("test/antmaze-umaze-v1", mirrored, False)):
+    turned = [[1, 1, 1, 1, 1], [1, "g", 0, 0, 1], [1, 1, 1, 0, 1], [1, "r", 0, 0, 1], [1, 1, 1, 1, 1]]
+    for name, given, said in (("test/antmaze-umaze-v0", eval_map, True), ("test/antmaze-umaze-v1", turned, False)):
         _, info = load(antmaze(name, given))
         spec = json.loads(info["env_spec"])
-        assert spec["kwargs"]["maze_map"] == mirrored and spec["max_episode_steps"] == 700
+        assert spec["kwargs"]["maze_map"] == turned and spec["max_episode_steps"] == 700
         assert spec["kwargs"]["continuing_task"] is False and info["is_maze"]
-        assert ("mirrored" in capsys.readouterr().out) == said
+        assert ("turned" in capsys.readouterr().out) == said
     with pytest.raises(UserError, match="other walls than the data's"):
         load(antmaze("test/antmaze-umaze-v2", [[1, 1, 1], [1, "g", 1], [1, "r", 1], [1, 1, 1]]))
+
+
+def collect(name, env, steps, after_step=lambda env: None, **kwargs):
+    """A Minari dataset of random actions in an environment of its own. Returns its id and after_step's results."""
+
+    def stack(values):
+        return {key: stack([v[key] for v in values]) for key in values[0]} if isinstance(values[0], dict) else np.stack(values)
+
+    shape = (steps, *env.action_space.shape)
+    actions = np.random.default_rng(0).uniform(-1, 1, shape).astype(env.action_space.dtype)
+    obs, rewards, results = [env.reset(seed=0)[0]], [], []
+    for action in actions:
+        next_obs, reward, *_ = env.step(action)
+        obs.append(next_obs), rewards.append(reward), results.append(after_step(env.unwrapped))
+    ends = {"terminations": np.zeros(steps, bool), "truncations": np.arange(steps) == steps - 1}
+    one = {"observations": stack(obs), "actions": actions, "rewards": np.array(rewards)} | ends
+    return make_minari(name, [one], None, None, env=env, **kwargs), results
+
+
+@pytest.mark.parametrize("task, obj", [("Door", "S_handle"), ("Hammer", "Object"), ("Relocate", "Object")])
+def test_adroit_is_trained_on_d4rls_rewards(task, obj):
+    """Minari's have the wrong sign of the palm's distance to the object, as the environment that it recorded."""
+
+    def distance(env):
+        thing = env.data.site(obj).xpos if task == "Door" else env.data.body(obj).xpos
+        return np.linalg.norm(env.data.site("S_grasp").xpos - thing)
+
+    name, distances = collect(f"test/{task.lower()}-v0", gym.make(f"AdroitHand{task}-v1"), 20, distance)
+    recorded = next(iter(minari.load_dataset(name).iterate_episodes())).rewards
+    np.testing.assert_allclose(load(name)[0]["rewards"], recorded - 0.2 * np.array(distances), rtol=1e-5)
+
+
+def test_pen_is_evaluated_for_d4rls_100_steps():
+    """For which the reference scores are; Minari's datasets say 200 (issues 286 and 303)."""
+    name, _ = collect("test/pen-v0", gym.make("AdroitHandPen-v1"), 3, ref_min_score=96.0, ref_max_score=3077.0)
+    _, info = load(name)
+    assert json.loads(info["env_spec"])["max_episode_steps"] == 100
+    np.testing.assert_allclose(info["ref_scores"], [96.262799, 3076.833102])
+
+
+def test_kitchen_counts_a_task_once():
+    """A return is the number of finished tasks, as in D4RL; Minari's own environment rewards each at every step."""
+    tasks = ["microwave", "kettle", "light switch", "slide cabinet"]
+    as_minari = {"remove_task_when_completed": False, "terminate_on_tasks_completed": False, "tasks_to_complete": tasks}
+    name, _ = collect("test/kitchen-v0", gym.make("FrankaKitchen-v1", max_episode_steps=450, **as_minari), 3)
+    _, info = load(name)
+    env = gym.make(gym.envs.registration.EnvSpec.from_json(info["env_spec"]))
+    obs, _ = env.reset(seed=0)
+    env.unwrapped.goal = {task: np.array(obs["achieved_goal"][task]) for task in tasks}  # all finished from the start
+    _, reward, terminated, _, _ = env.step(np.zeros(9))
+    assert env.spec.max_episode_steps == 280 and reward == 4 and terminated
+    assert tuple(info["ref_scores"]) == (0, 4)
 
 
 def test_antmaze_versions_are_not_mixed():
