@@ -306,9 +306,9 @@ QUALITIES = ("random", "medium", "expert", "medium-replay", "medium-expert", "fu
 LOCOMOTION = {f"{robot}-{quality}-v2": row for robot, row in ROBOTS.items() for quality in QUALITIES}
 D4RL_URL = "http://rail.eecs.berkeley.edu/datasets/offline_rl/gym_mujoco_v2"
 GOAL_RADIUS = 0.45  # metres at which Gymnasium-Robotics' mazes count the goal as reached
-D4RL_TASKS = {  # time limit, arguments, returns that score 0 and 100: D4RL's, where those of Minari's datasets differ
-    "AdroitHandPen": (100, {}, (96.262799, 3076.833102)),
-    "FrankaKitchen": (280, {"remove_task_when_completed": True, "terminate_on_tasks_completed": True}, (0.0, 4.0)),
+D4RL_TASKS = {  # time limit, arguments, returns that score 0 and 100: D4RL's, where Minari's datasets have others
+    "D4RL/pen": (100, {}, (96.262799, 3076.833102)),
+    "D4RL/kitchen": (280, {"remove_task_when_completed": True, "terminate_on_tasks_completed": True}, (0.0, 4.0)),
 }
 PALM_TO_OBJECT = {  # (n, obs_dim) -> (n, 3)
     "AdroitHandDoor-v1": lambda obs: obs[:, 35:38],
@@ -423,14 +423,14 @@ def maze_episode(obs, terminations):
     return keep, success | terminations
 
 
-def mend_rewards(rewards, obs, env_id):
+def mend_rewards(rewards, obs, env_spec):
     """Rewards (n,) of the steps that led to obs (n, obs_dim), with D4RL's sign of Adroit's distance term.
 
     In Gymnasium-Robotics' v1, with which Minari's data was made, they rise by a tenth of the palm's distance to the
     object; in D4RL they fall by it (https://github.com/Farama-Foundation/Gymnasium-Robotics/pull/220)."""
-    if env_id not in PALM_TO_OBJECT:
+    if not env_spec or env_spec.id not in PALM_TO_OBJECT or env_spec.kwargs.get("reward_type") == "sparse":
         return rewards
-    return rewards - 0.2 * np.linalg.norm(PALM_TO_OBJECT[env_id](obs), axis=-1)
+    return rewards - 0.2 * np.linalg.norm(PALM_TO_OBJECT[env_spec.id](obs), axis=-1)
 
 
 def read_minari(dataset, args):
@@ -453,7 +453,7 @@ def read_minari(dataset, args):
         keep, terminations = np.ones(len(actions), bool), episode.terminations
         if is_maze:
             keep, terminations = maze_episode(episode.observations, terminations)
-        rewards = mend_rewards(episode.rewards, obs[1:], dataset.env_spec.id if dataset.env_spec else "")
+        rewards = mend_rewards(episode.rewards, obs[1:], dataset.env_spec)
         end = used + np.count_nonzero(keep)
         for key, values in zip(DATA_KEYS, (obs[:-1], actions, rewards, obs[1:], terminations)):
             data[key][used:end] = values[keep]
@@ -467,17 +467,17 @@ def evaluation_env(env_id, dataset=None):
     """Environment to evaluate in: `env_id`, else the Minari dataset's, else None. Raises UserError.
 
     In a maze, episodes end at the first success or the registered time limit, and the walls are the data's: Minari's
-    AntMaze umaze evaluates on the data's map turned by half (Minari issue 304), which is turned back. The tasks in
-    D4RL_TASKS are D4RL's: Minari gives pen twice the time (issue 303), and kitchen a reward for a task at every step."""
+    AntMaze umaze evaluates on the data's map turned by half (Minari issue 304), which is turned back. Pen and
+    kitchen are D4RL's: Minari gives pen twice the time (issue 303), and rewards a finished task at every later step."""
     metadata = dataset.storage.metadata if dataset else {}
     if not (env_id or metadata.get("eval_env_spec") or metadata.get("env_spec")):
         return None
     with explain("cannot make the evaluation environment", "pass another --eval-env-id"):
         env = gym.make(env_id) if env_id else dataset.recover_environment(eval_env=True)
         spec = env.spec
-        if spec.name in D4RL_TASKS:
-            spec.max_episode_steps, kwargs, _ = D4RL_TASKS[spec.name]
-            spec.kwargs |= kwargs
+        task = not env_id and D4RL_TASKS.get(dataset.id.rpartition("/")[0])
+        if task:
+            spec.max_episode_steps, spec.kwargs = task[0], spec.kwargs | task[1]
             return gym.make(spec)
         if "maze_map" not in spec.kwargs:
             return env
@@ -546,11 +546,10 @@ def load_dataset(args, device):
             dataset = minari.load_dataset(dataset_id)
             obs_space, action_space = dataset.observation_space, dataset.action_space
             ref_scores = [dataset.storage.metadata.get(key) for key in ("ref_min_score", "ref_max_score")]
+            *_, ref_scores = D4RL_TASKS.get(dataset_id.rpartition("/")[0], [ref_scores])
             env = evaluation_env(args.eval_env_id, dataset)
             arrays = read_minari(dataset, args)
     check(dataset_id, arrays, obs_space, action_space, env)
-    if env and env.spec.name in D4RL_TASKS:
-        *_, ref_scores = D4RL_TASKS[env.spec.name]
 
     data = {key: torch.from_numpy(array).to(device) for key, array in arrays.items()}
     low, high = (torch.as_tensor(x, dtype=torch.float32, device=device) for x in (action_space.low, action_space.high))
@@ -603,11 +602,15 @@ def make_policy(actor, info):
     return policy
 
 
+WRONG_SIGN = version("gymnasium-robotics") in ("1.3.0", "1.3.1", "1.4.0", "1.4.1", "1.4.2")  # see mend_rewards
+
+
 def evaluate(policy, env_spec, seeds, num_envs):
     """Play one complete episode per seed. Gives undiscounted returns, lengths and terminations, each (len(seeds),).
 
     An environment that is done takes the next seed, so results do not depend on `num_envs`; once no seed is left, it
-    plays on unrecorded. Environments run in processes of their own if PyTorch has a thread for each."""
+    plays on unrecorded. Environments run in processes of their own if PyTorch has a thread for each. Adroit's rewards,
+    and its end where the pen drops, are D4RL's."""
     num_envs = min(num_envs, len(seeds))
     make_envs = [lambda: gym.wrappers.FlattenObservation(gym.make(env_spec))] * num_envs
     vector_env = gym.vector.AsyncVectorEnv if 1 < num_envs <= torch.get_num_threads() else gym.vector.SyncVectorEnv
@@ -617,8 +620,12 @@ def evaluate(policy, env_spec, seeds, num_envs):
     obs, _ = envs.reset(seed=[int(seed) for seed in seeds[:num_envs]])
     while (episode < len(seeds)).any():
         obs, rewards, terminated, truncated, _ = envs.step(policy(obs))
+        if env_spec.name == "AdroitHandPen":
+            terminated = terminated | (obs[:, 26] < 0.075)  # its height in metres
+        if WRONG_SIGN:
+            rewards = mend_rewards(rewards, obs, env_spec)
         recorded = episode < len(seeds)
-        returns[episode[recorded]] += mend_rewards(rewards, obs, env_spec.id)[recorded]
+        returns[episode[recorded]] += rewards[recorded]
         lengths[episode[recorded]] += 1
         terminations[episode[recorded]] = terminated[recorded]
         done = terminated | truncated

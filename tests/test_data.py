@@ -463,28 +463,36 @@ def test_adroit_is_trained_on_d4rls_rewards(task, obj):
     name, distances = collect(f"test/{task.lower()}-v0", gym.make(f"AdroitHand{task}-v1"), 20, distance)
     recorded = next(iter(minari.load_dataset(name).iterate_episodes())).rewards
     np.testing.assert_allclose(load(name)[0]["rewards"], recorded - 0.2 * np.array(distances), rtol=1e-5)
+    sparse = gym.make(f"AdroitHand{task}-v1", reward_type="sparse").spec
+    assert td3_bst.mend_rewards(recorded, load(name)[0]["observations"], sparse) is recorded
 
 
 def test_pen_is_evaluated_for_d4rls_100_steps():
-    """For which the reference scores are; Minari's datasets say 200 (issues 286 and 303)."""
-    name, _ = collect("test/pen-v0", gym.make("AdroitHandPen-v1"), 3, ref_min_score=96.0, ref_max_score=3077.0)
-    _, info = load(name)
-    assert json.loads(info["env_spec"])["max_episode_steps"] == 100
-    np.testing.assert_allclose(info["ref_scores"], [96.262799, 3076.833102])
+    """For which the reference scores are; Minari's datasets say 200 (issues 286 and 303). Other datasets keep their own."""
+    for name, steps, scores in (("D4RL/pen/ours-v0", 100, (96.262799, 3076.833102)), ("test/pen-v0", 200, (1, 2))):
+        collect(name, gym.make("AdroitHandPen-v1"), 3, ref_min_score=1.0, ref_max_score=2.0)
+        _, info = load(name)
+        assert json.loads(info["env_spec"])["max_episode_steps"] == steps
+        np.testing.assert_allclose(info["ref_scores"], scores)
 
 
 def test_kitchen_counts_a_task_once():
     """A return is the number of finished tasks, as in D4RL; Minari's own environment rewards each at every step."""
     tasks = ["microwave", "kettle", "light switch", "slide cabinet"]
     as_minari = {"remove_task_when_completed": False, "terminate_on_tasks_completed": False, "tasks_to_complete": tasks}
-    name, _ = collect("test/kitchen-v0", gym.make("FrankaKitchen-v1", max_episode_steps=450, **as_minari), 3)
+    env = gym.make("FrankaKitchen-v1", max_episode_steps=450, **as_minari)
+    name, _ = collect("D4RL/kitchen/ours-v0", env, 3)
     _, info = load(name)
     env = gym.make(gym.envs.registration.EnvSpec.from_json(info["env_spec"]))
     obs, _ = env.reset(seed=0)
-    env.unwrapped.goal = {task: np.array(obs["achieved_goal"][task]) for task in tasks}  # all finished from the start
+    for task in tasks[:3]:  # finished from the start
+        env.unwrapped.goal[task] = np.array(obs["achieved_goal"][task])
+    first, second = env.step(np.zeros(9)), env.step(np.zeros(9))
+    assert (first[1], second[1]) == (3, 0) and not first[2]
+    env.unwrapped.goal[tasks[3]] = np.array(second[0]["achieved_goal"][tasks[3]])
     _, reward, terminated, _, _ = env.step(np.zeros(9))
-    assert env.spec.max_episode_steps == 280 and reward == 4 and terminated
-    assert tuple(info["ref_scores"]) == (0, 4)
+    assert reward == 1 and terminated
+    assert env.spec.max_episode_steps == 280 and tuple(info["ref_scores"]) == (0, 4)
 
 
 def test_antmaze_versions_are_not_mixed():

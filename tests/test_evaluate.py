@@ -84,6 +84,25 @@ def test_adroit_is_rewarded_as_in_d4rl(task, obj):
     assert abs(100 * (returns.mean() - low) / (high - low)) < 0.05
 
 
+def test_pen_ends_where_it_drops():
+    """As in D4RL, by the simulation's state."""
+    env, returns, lengths = gym.make("AdroitHandPen-v1", max_episode_steps=100), np.zeros(10), np.zeros(10, int)
+    actions = np.random.default_rng(0).uniform(-1, 1, (10, 100, *env.action_space.shape)).astype(np.float32)
+    for seed, episode in enumerate(actions):
+        env.reset(seed=seed)
+        for action in episode:
+            returns[seed] += env.step(action)[1]
+            lengths[seed] += 1
+            if env.unwrapped.data.body("Object").xpos[2] < 0.075:
+                break
+    stream = iter(np.concatenate([episode[:length] for episode, length in zip(actions, lengths)])[:, None])
+    played = evaluate(lambda obs: next(stream), env.spec, range(10), 1)
+    np.testing.assert_allclose(played[0], returns, rtol=1e-6)
+    np.testing.assert_array_equal(played[1], lengths)
+    np.testing.assert_array_equal(played[2], lengths < 100)
+    assert (lengths < 100).any()
+
+
 def test_idle_environments_are_not_recorded():
     Counting.seeds.clear()
     _, lengths, _ = evaluate(lambda obs: np.zeros((len(obs), 1)), SPEC, SEEDS, 10)
