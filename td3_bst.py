@@ -467,7 +467,8 @@ def evaluation_env(env_id, dataset=None):
         spec = env.spec
         task = not env_id and D4RL_TASKS.get(dataset.id.rpartition("/")[0])
         if task:
-            spec.max_episode_steps, spec.kwargs = task[0], spec.kwargs | task[1]
+            spec.max_episode_steps, kwargs, _ = task
+            spec.kwargs |= kwargs
             return gym.make(spec)
         if "maze_map" not in spec.kwargs:
             return env
@@ -535,8 +536,9 @@ def load_dataset(args, device):
         with explain(f"cannot read {dataset_id}", f"if it is damaged, delete {path} and get it again"):
             dataset = minari.load_dataset(dataset_id)
             obs_space, action_space = dataset.observation_space, dataset.action_space
-            ref_scores = [dataset.storage.metadata.get(key) for key in ("ref_min_score", "ref_max_score")]
-            *_, ref_scores = D4RL_TASKS.get(dataset_id.rpartition("/")[0], [ref_scores])
+            task = D4RL_TASKS.get(dataset_id.rpartition("/")[0])
+            own_scores = [dataset.storage.metadata.get(key) for key in ("ref_min_score", "ref_max_score")]
+            ref_scores = task[2] if task else own_scores
             env = evaluation_env(args.eval_env_id, dataset)
             arrays = read_minari(dataset, args)
     check(dataset_id, arrays, obs_space, action_space, env)

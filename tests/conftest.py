@@ -67,3 +67,10 @@ def make_minari(name, episodes, obs_space, action_space, **kwargs):
         kwargs |= {"observation_space": obs_space, "action_space": action_space}
     minari.create_dataset_from_buffers(name, buffers, **kwargs)
     return name
+
+
+def palm_to_object(env):
+    """Metres from the palm to what it is to take hold of in Adroit's door, hammer or relocate, from the simulation."""
+    data = env.unwrapped.data
+    thing = data.site("S_handle") if "Door" in env.spec.id else data.body("Object")
+    return np.linalg.norm(data.site("S_grasp").xpos - thing.xpos)
