@@ -326,8 +326,8 @@ def locate_minari(env_id):
         matches = [i for i in dataset_ids if name in (i, i.rpartition("-v")[0])]
         return max(matches, key=lambda i: int(i.rpartition("-v")[2]), default=None)
 
-    root = minari.storage.get_dataset_path()
-    with explain(f"cannot list the datasets in {root}", "keep only Minari datasets there"):
+    with explain("cannot list Minari's datasets", "set MINARI_DATASETS_PATH to a folder with nothing else in it"):
+        root = minari.storage.get_dataset_path()
         local = minari.list_local_datasets(compatible_minari_version=True)
     dataset_id = pick(local)
     if not dataset_id and "/" in name:
@@ -356,14 +356,17 @@ def locate_locomotion(env_id):
     folder = Path(os.environ.get("D4RL_DATASET_DIR", Path.home() / ".d4rl" / "datasets"))
     path = folder / (env_id.removesuffix("-v2").replace("-", "_") + "-v2.hdf5")
     if not path.exists():
-        url, part = f"{D4RL_URL}/{path.name}", path.with_suffix(".part")
+        url, part = f"{D4RL_URL}/{path.name}", path.with_suffix(f".{time.time_ns()}.part")  # no other run's
         print(f"downloading {url} to {path} ...", flush=True)
         with explain(f"cannot download {url}", f"put the file at {path} by hand"):
             folder.mkdir(parents=True, exist_ok=True)
-            with urllib.request.urlopen(url, timeout=30) as response, open(part, "wb") as file:
-                shutil.copyfileobj(response, file)
-            h5py.File(part, "r").close()  # a file cut short does not open
-            part.replace(path)
+            try:
+                with urllib.request.urlopen(url, timeout=30) as response, open(part, "wb") as file:
+                    shutil.copyfileobj(response, file)
+                h5py.File(part, "r").close()  # a file cut short does not open
+                part.replace(path)
+            finally:
+                part.unlink(missing_ok=True)
     return path
 
 
@@ -417,9 +420,10 @@ def maze_episode(obs, terminations):
     goal = np.asarray(obs["desired_goal"])  # (length + 1, 2)
     stale = (goal[1:] != goal[:-1]).any(-1)  # (length,)
     success = np.linalg.norm(obs["achieved_goal"][1:] - goal[1:], axis=-1) <= GOAL_RADIUS  # (length,)
-    hits = np.cumsum(success & ~stale)  # (length,), successes up to each transition
-    earlier = np.maximum.accumulate(np.where(stale, hits, 0))  # (length,), those up to the goal's last change
-    keep = ~stale & (hits - success == earlier)
+    keep, reached = np.empty(len(stale), bool), False  # whether the present goal has been reached
+    for t in range(len(stale)):
+        keep[t] = not (stale[t] or reached)
+        reached = not stale[t] and (reached or success[t])
     return keep, success | terminations
 
 
@@ -473,25 +477,22 @@ def evaluation_env(env_id, dataset=None):
     if not (env_id or metadata.get("eval_env_spec") or metadata.get("env_spec")):
         return None
     with explain("cannot make the evaluation environment", "pass another --eval-env-id"):
-        env = gym.make(env_id) if env_id else dataset.recover_environment(eval_env=True)
-        spec = env.spec
-        task = not env_id and D4RL_TASKS.get(dataset.id.rpartition("/")[0])
-        if task:
+        spec = (gym.make(env_id) if env_id else dataset.recover_environment(eval_env=True)).spec
+        if not env_id and (task := D4RL_TASKS.get(dataset.id.rpartition("/")[0])):
             spec.max_episode_steps, kwargs, _ = task
             spec.kwargs |= kwargs
-            return gym.make(spec)
-        if "maze_map" not in spec.kwargs:
-            return env
-        maze = np.array(spec.kwargs["maze_map"], dtype=object)
-        data_kwargs = dataset.env_spec.kwargs if dataset and dataset.env_spec else {}
-        walls = np.array(data_kwargs.get("maze_map", maze), dtype=object) == 1
-        fitting = [m for m in (maze, maze[::-1, ::-1]) if np.array_equal(m == 1, walls)]
-        if not fitting:
-            raise UserError("the evaluation maze has other walls than the data's; pass another --eval-env-id")
-        if fitting[0] is not maze:
-            print("the evaluation maze is turned by half, start and goal with it, to have the data's walls")
-        spec.kwargs |= {"maze_map": fitting[0].tolist(), "continuing_task": False}
-        spec.max_episode_steps = gym.spec(spec.id).max_episode_steps
+        if "maze_map" in spec.kwargs:
+            maze = np.array(spec.kwargs["maze_map"], dtype=object)
+            data_kwargs = dataset.env_spec.kwargs if dataset and dataset.env_spec else {}
+            walls = np.array(data_kwargs.get("maze_map", maze), dtype=object) == 1
+            fitting = [m for m in (maze, maze[::-1, ::-1]) if np.array_equal(m == 1, walls)]
+            if not fitting:
+                raise UserError("the evaluation maze has other walls than the data's; pass another --eval-env-id")
+            if fitting[0] is not maze:
+                print("the evaluation maze is turned by half, start and goal with it, to have the data's walls")
+            spec.kwargs |= {"maze_map": fitting[0].tolist(), "continuing_task": False}
+            spec.max_episode_steps = gym.spec(spec.id).max_episode_steps
+        spec.to_json()  # raises if it cannot be stored with the run
         return gym.make(spec)
 
 
@@ -499,7 +500,7 @@ def check(dataset_id, arrays, obs_space, action_space, env):
     """Raise UserError unless there is data, finite, its actions in bounds, and `env`, if any, has the same spaces."""
 
     def outline(space):
-        return {k: outline(v) for k, v in space.items()} if isinstance(space, gym.spaces.Dict) else space.shape
+        return [(k, outline(v)) for k, v in space.items()] if isinstance(space, gym.spaces.Dict) else space.shape
 
     if not len(arrays["rewards"]):
         raise UserError(f"{dataset_id} is empty: it has no transition that can be used")
@@ -579,10 +580,10 @@ def normalize_returns(data):
     As there, an episode ends with a terminal or where the next row goes on from elsewhere."""
     gap = (data["next_observations"][:-1] - data["observations"][1:]).norm(dim=-1) > 1e-3  # (N - 1,): not rounding
     ends = (data["terminations"] > 0) | F.pad(gap, (0, 1), value=True)  # (N,)
-    episode = (ends.cumsum(0) - ends.long()).cpu()  # (N,), number of each row's episode
-    returns = torch.zeros(int(episode[-1]) + 1, dtype=torch.float64)
-    returns.index_add_(0, episode, data["rewards"].double().cpu())
-    scale = 1000 / float(returns.max() - returns.min()) if len(returns.unique()) > 1 else 1.0
+    episode = ends.cumsum(0) - ends.long()  # (N,), number of each row's episode
+    returns = np.bincount(episode.cpu(), data["rewards"].cpu())  # (episodes,), in float64
+    spread = float(np.ptp(returns))
+    scale = 1000 / spread if spread else 1.0
     data["rewards"].mul_(scale)
     print(f"rewards x {scale:.4g}, returns of {len(returns)} episodes: {returns.min():.4g} to {returns.max():.4g}")
 
@@ -884,6 +885,8 @@ def resolve(args):
 def parse_args(argv=None):
     """Command-line arguments; --resume and --evaluate take the run's own as defaults. Raises UserError."""
     args = tyro.cli(Args, args=argv, description=__doc__)
+    if args.resume and args.evaluate:
+        raise UserError("--resume and --evaluate exclude each other; pass one of them")
     run = args.resume or args.evaluate
     if not run:
         return args

@@ -251,8 +251,8 @@ def locate_minari(env_id):
         matches = [i for i in dataset_ids if name in (i, i.rpartition("-v")[0])]
         return max(matches, key=lambda i: int(i.rpartition("-v")[2]), default=None)
 
-    root = minari.storage.get_dataset_path()
-    with explain(f"cannot list the datasets in {root}", "keep only Minari datasets there"):
+    with explain("cannot list Minari's datasets", "set MINARI_DATASETS_PATH to a folder with nothing else in it"):
+        root = minari.storage.get_dataset_path()
         local = minari.list_local_datasets(compatible_minari_version=True)
     dataset_id = pick(local)
     if not dataset_id and "/" in name:
@@ -281,14 +281,17 @@ def locate_locomotion(env_id):
     folder = Path(os.environ.get("D4RL_DATASET_DIR", Path.home() / ".d4rl" / "datasets"))
     path = folder / (env_id.removesuffix("-v2").replace("-", "_") + "-v2.hdf5")
     if not path.exists():
-        url, part = f"{D4RL_URL}/{path.name}", path.with_suffix(".part")
+        url, part = f"{D4RL_URL}/{path.name}", path.with_suffix(f".{time.time_ns()}.part")  # no other run's
         print(f"downloading {url} to {path} ...", flush=True)
         with explain(f"cannot download {url}", f"put the file at {path} by hand"):
             folder.mkdir(parents=True, exist_ok=True)
-            with urllib.request.urlopen(url, timeout=30) as response, open(part, "wb") as file:
-                shutil.copyfileobj(response, file)
-            h5py.File(part, "r").close()  # a file cut short does not open
-            part.replace(path)
+            try:
+                with urllib.request.urlopen(url, timeout=30) as response, open(part, "wb") as file:
+                    shutil.copyfileobj(response, file)
+                h5py.File(part, "r").close()  # a file cut short does not open
+                part.replace(path)
+            finally:
+                part.unlink(missing_ok=True)
     return path
 
 
@@ -342,9 +345,10 @@ def maze_episode(obs, terminations):
     goal = np.asarray(obs["desired_goal"])  # (length + 1, 2)
     stale = (goal[1:] != goal[:-1]).any(-1)  # (length,)
     success = np.linalg.norm(obs["achieved_goal"][1:] - goal[1:], axis=-1) <= GOAL_RADIUS  # (length,)
-    hits = np.cumsum(success & ~stale)  # (length,), successes up to each transition
-    earlier = np.maximum.accumulate(np.where(stale, hits, 0))  # (length,), those up to the goal's last change
-    keep = ~stale & (hits - success == earlier)
+    keep, reached = np.empty(len(stale), bool), False  # whether the present goal has been reached
+    for t in range(len(stale)):
+        keep[t] = not (stale[t] or reached)
+        reached = not stale[t] and (reached or success[t])
     return keep, success | terminations
 
 
@@ -398,25 +402,22 @@ def evaluation_env(env_id, dataset=None):
     if not (env_id or metadata.get("eval_env_spec") or metadata.get("env_spec")):
         return None
     with explain("cannot make the evaluation environment", "pass another --eval-env-id"):
-        env = gym.make(env_id) if env_id else dataset.recover_environment(eval_env=True)
-        spec = env.spec
-        task = not env_id and D4RL_TASKS.get(dataset.id.rpartition("/")[0])
-        if task:
+        spec = (gym.make(env_id) if env_id else dataset.recover_environment(eval_env=True)).spec
+        if not env_id and (task := D4RL_TASKS.get(dataset.id.rpartition("/")[0])):
             spec.max_episode_steps, kwargs, _ = task
             spec.kwargs |= kwargs
-            return gym.make(spec)
-        if "maze_map" not in spec.kwargs:
-            return env
-        maze = np.array(spec.kwargs["maze_map"], dtype=object)
-        data_kwargs = dataset.env_spec.kwargs if dataset and dataset.env_spec else {}
-        walls = np.array(data_kwargs.get("maze_map", maze), dtype=object) == 1
-        fitting = [m for m in (maze, maze[::-1, ::-1]) if np.array_equal(m == 1, walls)]
-        if not fitting:
-            raise UserError("the evaluation maze has other walls than the data's; pass another --eval-env-id")
-        if fitting[0] is not maze:
-            print("the evaluation maze is turned by half, start and goal with it, to have the data's walls")
-        spec.kwargs |= {"maze_map": fitting[0].tolist(), "continuing_task": False}
-        spec.max_episode_steps = gym.spec(spec.id).max_episode_steps
+        if "maze_map" in spec.kwargs:
+            maze = np.array(spec.kwargs["maze_map"], dtype=object)
+            data_kwargs = dataset.env_spec.kwargs if dataset and dataset.env_spec else {}
+            walls = np.array(data_kwargs.get("maze_map", maze), dtype=object) == 1
+            fitting = [m for m in (maze, maze[::-1, ::-1]) if np.array_equal(m == 1, walls)]
+            if not fitting:
+                raise UserError("the evaluation maze has other walls than the data's; pass another --eval-env-id")
+            if fitting[0] is not maze:
+                print("the evaluation maze is turned by half, start and goal with it, to have the data's walls")
+            spec.kwargs |= {"maze_map": fitting[0].tolist(), "continuing_task": False}
+            spec.max_episode_steps = gym.spec(spec.id).max_episode_steps
+        spec.to_json()  # raises if it cannot be stored with the run
         return gym.make(spec)
 
 
@@ -424,7 +425,7 @@ def check(dataset_id, arrays, obs_space, action_space, env):
     """Raise UserError unless there is data, finite, its actions in bounds, and `env`, if any, has the same spaces."""
 
     def outline(space):
-        return {k: outline(v) for k, v in space.items()} if isinstance(space, gym.spaces.Dict) else space.shape
+        return [(k, outline(v)) for k, v in space.items()] if isinstance(space, gym.spaces.Dict) else space.shape
 
     if not len(arrays["rewards"]):
         raise UserError(f"{dataset_id} is empty: it has no transition that can be used")
@@ -573,12 +574,10 @@ def train_morse(agent, data, args, generator, start=0, after_step=lambda *_: Non
 
 # ---------------------------------------------------------------- four modes
 
-OBJECTIVES = {  # name: weighting, whether the weight is detached; the last one is the weight alone, without any cloning
-    "behaviour cloning": ("constant", True),
-    "weighted cloning, weight detached": ("morse", True),
-    "weighted cloning, gradient through the weight": ("morse", False),
-    "uncertainty alone": None,
-}
+OBJECTIVES = (
+    "behaviour cloning", "weighted cloning, weight detached", "weighted cloning, gradient through the weight",
+    "uncertainty alone",
+)
 
 
 def make_agent(obs_dim, action_dim, args, device):
@@ -599,35 +598,15 @@ def four_modes(args, device):
     obs = torch.rand(args.num_samples, 2, generator=generator) * 2 - 1
     modes = torch.randint(2, obs.shape, generator=generator) * 2 - 1  # (N, 2), -1 or 1
     actions = args.mode_offset * modes + args.mode_deviation * torch.randn(obs.shape, generator=generator)
-    data = {"observations": obs, "actions": actions.clamp(-1, 1), "rewards": torch.zeros(len(obs))}
+    data = {"observations": obs, "actions": actions.clamp(-1, 1)}
     info = {"dataset_id": args.env_id, "obs_mean": torch.zeros(2), "obs_std": torch.ones(2)}
     info |= {"action_low": -torch.ones(2), "action_high": torch.ones(2), "transitions": args.num_samples}
     return {key: value.to(device) for key, value in data.items()}, info
 
 
-def actor_loss(actor, critic, morse, batch, args):
-    """L(pi) of BST, or of TD3+BC or cloning by args.weighting and args.q_weight, and its metrics."""
-    obs, action = batch["observations"], batch["actions"]
-    pi = actor(obs)
-    error = (pi - action).square().sum(-1)  # ||pi(s) - a||^2, (batch,)
-    metrics = {"policy/bc_error": error}
-    if args.weighting == "morse":
-        certainty = morse.certainty(obs, pi.detach() if args.detach_weight else pi)  # M(s, pi(s)), (batch,)
-        weight = torch.expm1((1 - certainty) / args.temperature)  # exp((1 - M) / mu) - 1, (batch,)
-        metrics |= {"certainty/policy": certainty, "policy/weight": weight}
-    else:
-        weight = args.constant_weight / action.shape[-1]  # of a sum over k dimensions: constant_weight of their mean
-    loss = (weight * error).mean()  # E_D[weight * ||pi(s) - a||^2]
-    if args.q_weight > 0:
-        q = critic(obs, pi, twins=1)[0]  # (batch,)
-        loss = loss - args.q_weight * q.mean() / q.abs().mean().detach()  # E_D[-Q(s, pi(s)) / Z_Q], Z_Q = mean |Q|
-        metrics["policy/q"] = q
-    return loss, metrics | {"loss/actor": loss}
-
-
 def fit_policy(actor, loss, data, args):
     """Train a policy, in place, on loss(actor, batch)."""
-    generator = torch.Generator(data["rewards"].device).manual_seed(args.seed)
+    generator = torch.Generator(data["actions"].device).manual_seed(args.seed)
     optimizer = torch.optim.Adam(actor.parameters(), args.policy_learning_rate, fused=True)
     for _ in range(args.policy_steps):
         batch = sample(data, args.policy_batch_size, generator, ["observations", "actions"])
@@ -638,16 +617,18 @@ def fit_policy(actor, loss, data, args):
 
 
 def objective_loss(objective, morse, temperature):
-    """An entry of OBJECTIVES as a function of policy and batch."""
+    """One of OBJECTIVES as a function of policy and batch."""
 
     def loss(actor, batch):
-        if OBJECTIVES[objective] is None:
-            certainty = morse.certainty(batch["observations"], actor(batch["observations"]))  # (batch,)
-            return torch.expm1((1 - certainty) / temperature).mean()  # E_D[exp((1 - M(s, pi(s))) / mu) - 1]
-        weighting, detach_weight = OBJECTIVES[objective]
-        own = SimpleNamespace(weighting=weighting, detach_weight=detach_weight, temperature=temperature)
-        own.q_weight, own.constant_weight = 0, batch["actions"].shape[-1]  # no critic; a constant weight of 1
-        return actor_loss(actor, None, morse, batch, own)[0]
+        obs = batch["observations"]
+        pi = actor(obs)
+        error = (pi - batch["actions"]).square().sum(-1)  # ||pi(s) - a||^2, (batch,)
+        if objective == "behaviour cloning":
+            return error.mean()
+        is_detached = objective == "weighted cloning, weight detached"
+        certainty = morse.certainty(obs, pi.detach() if is_detached else pi)  # M(s, pi(s)), (batch,)
+        weight = torch.expm1((1 - certainty) / temperature)  # exp((1 - M) / mu) - 1, (batch,)
+        return weight.mean() if objective == "uncertainty alone" else (weight * error).mean()
 
     return loss
 
@@ -697,7 +678,7 @@ def study_modes(data, info, args, device, figures):
         generator = torch.Generator(device).manual_seed(args.seed)
         train_morse(agent, data, args, generator, after_step=progress(args, f"{kernel[0]}, lambda = {kernel[1]:g} k: "))
         morses[kernel] = agent.morse
-        for objective in list(OBJECTIVES)[1:]:
+        for objective in OBJECTIVES[1:]:
             for temperature in args.temperature:
                 try_objective(objective, kernel, temperature)
     draw_modes(data, morses, ends, starts, args, figures)
@@ -795,7 +776,7 @@ def draw_modes(data, morses, ends, starts, args, figures):
     colors = matplotlib.colors.ListedColormap(["tab:blue", "tab:orange", "tab:green", "tab:red", "black", "lightgray"])
     n = round(len(starts) ** 0.5)
     for temperature in args.temperature:
-        rows, size = list(OBJECTIVES)[1:], (2.6 * len(morses) + 1.4, 8.2)
+        rows, size = OBJECTIVES[1:], (2.6 * len(morses) + 1.4, 8.2)
         figure, grid = plt.subplots(len(rows), len(morses), figsize=size, squeeze=False, layout="constrained")
         for objective, line in zip(rows, grid):
             for key, axes in zip(morses, line):
@@ -924,9 +905,9 @@ def main(args):
         dims, (first, second) = data["actions"].shape[1], args.action_dims
         if dims > 1 and (first == second or max(first, second) >= dims):
             raise UserError(f"--action-dims must be two that differ, below {dims}, got {first} and {second}")
-        cut = max(round(args.held_out * len(data["rewards"])), 1 + max(args.landscape_states))
-        if cut >= len(data["rewards"]):
-            raise UserError(f"--held-out {args.held_out} of {len(data['rewards'])} transitions leaves none to train on")
+        cut = max(round(args.held_out * len(data["actions"])), 1 + max(args.landscape_states))
+        if cut >= len(data["actions"]):
+            raise UserError(f"--held-out {args.held_out} of {len(data['actions'])} transitions leaves none to train on")
     print("\n".join(f"{name:24} {value}" for name, value in vars(args).items()), flush=True)
     run_name = f"{args.env_id.strip('/').replace('/', '-')}__{args.exp_name}__{args.seed}__{time.time_ns()}"
     run_dir = Path(args.runs_dir) / run_name
@@ -950,7 +931,7 @@ def main(args):
         results, morse = study_modes(data, info, args, device, figures)
     else:
         torch.manual_seed(args.seed)
-        order = torch.randperm(len(data["rewards"]), device=device, generator=generator)
+        order = torch.randperm(len(data["actions"]), device=device, generator=generator)
         train, held_out = ({key: value[part] for key, value in data.items()} for part in (order[cut:], order[:cut]))
         agent = make_agent(data["observations"].shape[1], data["actions"].shape[1], args, device)
         train_morse(agent, train, args, generator, after_step=progress(args))

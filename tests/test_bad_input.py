@@ -1,5 +1,6 @@
 """Every bad input ends in one clear line and a non-zero exit."""
 
+import collections
 import json
 
 import gymnasium as gym
@@ -176,6 +177,32 @@ def test_environment_that_differs(tmp_path):
         load(path, eval_env_id="NoSuchEnvironment-v4")
 
 
+class Unsorted(gym.Env):
+    """Its observations' keys are in another order than Minari stores them in."""
+
+    observation_space = gym.spaces.Dict(collections.OrderedDict(b=box(2), a=box(2)))
+    action_space = ACTIONS
+
+
+def test_environment_whose_observations_have_another_order(monkeypatch):
+    """The policy would see them permuted."""
+    spec = gym.envs.registration.EnvSpec("Unsorted-v0", entry_point="test_bad_input:Unsorted", disable_env_checker=True)
+    monkeypatch.setitem(gym.registry, "Unsorted-v0", spec)
+    obs = {key: np.zeros((4, 2), np.float32) for key in "ab"}
+    space = gym.spaces.Dict(a=box(2), b=box(2))
+    name = make_minari("bad/order-v0", [episode(0, 3) | {"observations": obs}], space, ACTIONS)
+    with pytest.raises(UserError, match="Unsorted-v0 observes"):
+        load(name, eval_env_id="Unsorted-v0")
+
+
+def test_environment_that_cannot_be_stored(monkeypatch, tmp_path):
+    """An entry point that is a class has no name to find it by in another process."""
+    monkeypatch.setitem(gym.registry, "Class-v0", gym.envs.registration.EnvSpec("Class-v0", entry_point=Unsorted))
+    path = write_hdf5(tmp_path / "a.hdf5", 8, timeouts=np.arange(8) == 7)
+    with pytest.raises(UserError, match="cannot make the evaluation environment"):
+        load(path, eval_env_id="Class-v0")
+
+
 def test_cuda_without_cuda(pointmaze):
     if torch.cuda.is_available():
         pytest.skip("there is a CUDA device")
@@ -187,6 +214,18 @@ def test_folder_that_cannot_be_written(pointmaze, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write to .*--runs-dir"):
         main(Args(env_id=pointmaze, runs_dir=str(tmp_path / "file")))
+
+
+def test_resume_or_evaluate(tmp_path):
+    with pytest.raises(UserError, match="exclude each other"):
+        parse_args(["--resume", str(tmp_path), "--evaluate", str(tmp_path)])
+
+
+def test_dataset_folder_that_cannot_be_made(monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "file" / "below"))
+    with pytest.raises(UserError, match="cannot list Minari's datasets"):
+        load("pen-human")
 
 
 def test_folder_that_is_no_run(tmp_path):

@@ -1,5 +1,6 @@
 """Data semantics on hand-made datasets: episodes, terminations, goals, success, HDF5, downloads, evaluation mazes."""
 
+import io
 import json
 import shutil
 import subprocess
@@ -303,10 +304,28 @@ def test_locomotion_download(monkeypatch, tmp_path):
     file.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(UserError, match="cannot download"):
         load("hopper-medium-v2")
-    assert not (local / "hopper_medium-v2.hdf5").exists()
+    assert not list(local.iterdir())
     file.write_bytes(whole)
     assert len(load("hopper-medium-v2")[0]["rewards"]) == 18
     assert [path.name for path in local.iterdir()] == ["hopper_medium-v2.hdf5"]
+
+
+def test_two_downloads_at_once(monkeypatch, tmp_path):
+    """A second run that downloads while the first does disturbs neither."""
+    monkeypatch.setenv("D4RL_DATASET_DIR", str(tmp_path / "local"))
+    monkeypatch.setattr(td3_bst, "D4RL_URL", tmp_path.as_uri())
+    file = write_hdf5(tmp_path / "hopper_medium-v2.hdf5", 20, observations=np.ones((20, 11)), timeouts=np.arange(20) == 19)
+    counts = []
+
+    class Slow(io.FileIO):
+        def read(self, size=-1):
+            if not counts:
+                counts.append(0)  # the second run does not start a third
+                counts.append(len(load("hopper-medium-v2")[0]["rewards"]))
+            return super().read(size)
+
+    monkeypatch.setattr(td3_bst.urllib.request, "urlopen", lambda url, timeout: Slow(file))
+    assert len(load("hopper-medium-v2")[0]["rewards"]) == 19 and counts == [0, 19]
 
 
 class Remote(cloud_storage.CloudStorage):
