@@ -3,9 +3,8 @@
 #
 #   SEEDS="1 2 3 4 5"   seeds
 #   WORKERS=1           processes at a time; on a CPU they share its cores evenly; on one GPU their updates gain only by
-#                       NVIDIA's MPS, started before with `nvidia-cuda-mps-control -d` (benchmark/speed.md); datasets from
-#                       Minari must be there before, since two processes must not download the same one at a time:
-#                       `minari download D4RL/antmaze/medium-diverse-v1`
+#                       NVIDIA's MPS, started before with `nvidia-cuda-mps-control -d` (benchmark/speed.md); of runs that
+#                       download one Minari dataset at the same time all but one may fail: rerun the command
 #   FILTER=REGEX        only the commands that match, e.g. FILTER=medium or FILTER='umaze .*--seed 1$'
 #   FLAGS="..."         added to every command, e.g. FLAGS="--total-timesteps 300000"
 #   DRY_RUN=1           print the commands
