@@ -318,7 +318,7 @@ def locate_minari(env_id):
         matches = [i for i in dataset_ids if name in (i, i.rpartition("-v")[0])]
         return max(matches, key=lambda i: int(i.rpartition("-v")[2]), default=None)
 
-    with explain("cannot list Minari's datasets", "set MINARI_DATASETS_PATH to a folder with nothing else in it"):
+    with explain("cannot list Minari's datasets", "set MINARI_DATASETS_PATH to a folder of nothing but such datasets"):
         root = minari.storage.get_dataset_path()
         local = minari.list_local_datasets(compatible_minari_version=True)
     dataset_id = pick(local)
