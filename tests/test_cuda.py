@@ -90,7 +90,7 @@ def test_optimisers_of_each_device(kind, monkeypatch):
     seen = []
     monkeypatch.setattr(torch.nn.Module, "to", lambda self, device: self)
     monkeypatch.setattr(torch.optim, "Adam", lambda parameters, lr, **kwargs: seen.append(kwargs))
-    make_agent(4, 2, resolve(Args()), torch.device(kind))
+    make_agent(4, 2, resolve(Args(anneal_actor_learning_rate=False)), torch.device(kind))
     assert seen == [{"fused": kind != "meta", "capturable": kind == "cuda"}] * 3
 
 
