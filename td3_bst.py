@@ -178,9 +178,7 @@ DOMAINS = {
         actor_hidden_dims=(256, 256, 256), actor_learning_rate=1e-3, anneal_actor_learning_rate=True,
         morse_steps=30_000, morse_learning_rate=5e-4, uniform_weight=30.0, temperature=1.0, eval_episodes=100,
     )),
-    "pointmaze": ("pointmaze", DEFAULTS | dict(
-        reward_shift=-1.0, anneal_actor_learning_rate=True, eval_episodes=100
-    )),
+    "pointmaze": ("pointmaze", DEFAULTS | dict(reward_shift=-1.0, anneal_actor_learning_rate=True, eval_episodes=100)),
     "adroit": (r"\b(pen|door|hammer|relocate)\b", DEFAULTS),
     "locomotion": ("halfcheetah|hopper|walker2d|mujoco", DEFAULTS),
     "other": ("", DEFAULTS),

@@ -23,7 +23,7 @@ def write_result(folder, name, seed, scores, lengths, command, dataset="td3-bst/
     defaults = {"weighting": "morse", "q_weight": 1.0, "temperature": 0.5}
     defaults |= {"kernel_scale_factor": 0.5, "dataset_fraction": 1.0}
     if "pointmaze" in dataset and "policy_extraction" not in args:
-        defaults["anneal_actor_learning_rate"] = True
+        defaults["anneal_actor_learning_rate"] = True  # the default there, else every row would have its flag
     args = defaults | {"env_id": dataset, "seed": seed, "exp_name": name} | args
     evaluations = [
         {"step": 50 * (i + 1), "last": i == len(scores) - 1, "score": score, "return_mean": i, "lengths": lengths}
