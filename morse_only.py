@@ -56,11 +56,11 @@ class Args:
     exp_name: str = Path(__file__).stem
     """name of the experiment, part of the run's folder name"""
     eval_env_id: str | None = None
-    """Gymnasium id of the data's environment, where it does not say itself: its action bounds, its maze"""
+    """Gymnasium id of the environment that the data is from, for an .hdf5 file, which does not say its action bounds"""
     seed: int = 1
     """seed of data, initial weights and batches"""
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
-    """torch device; unset: cuda if there is one, else cpu"""
+    """cpu, cuda or cuda:N; unset: cuda if there is one, else cpu"""
     log_freq: int = 500
     """steps between progress lines"""
     dataset_fraction: float = 1.0
@@ -68,7 +68,7 @@ class Args:
     normalize_obs: bool | None = None
     """whether to standardise each observation dimension over the dataset (ours, as in TD3+BC)"""
     goal_scale: float | None = None
-    """multiplies the achieved and desired goals in a maze's observations, after any normalisation (ours)"""
+    """multiplies achieved and desired goals, if observations have them, after any normalisation (ours)"""
     runs_dir: str = "runs"
     """parent folder of the run's own folder"""
     save: str | None = None
@@ -86,13 +86,13 @@ class Args:
     num_uniform: int = 1
     """uniform actions per state in the second term of the Morse loss (ours)"""
     uniform_weight: float | None = None
-    """weight of the Morse loss's second term; 1 is the paper's, AntMaze's 30 ours; the larger, the less it trusts"""
+    """weight of the Morse loss's second term; 1 is the paper's, AntMaze's 30 ours; the larger, the less is trusted"""
     kernel: Literal["rbf", "rq"] = "rbf"
     """M at distance d: rbf exp(-lambda^2 d^2 / 2), the paper's, or rq (1 + lambda^2 d^2 / (2 r))^-r, heavier-tailed"""
     rq_shape: float = 1.0
     """r of the rational quadratic kernel, > 0"""
     kernel_scale_factor: float = 0.5
-    """lambda = factor * k, k action dimensions; the larger, the less it trusts; k/2 is the paper's for AntMaze"""
+    """lambda = factor * k, k action dimensions; the larger, the less is trusted; k/2 is the paper's for AntMaze"""
 
     # ---- four modes: the data and the policies trained on it ----
     mode_offset: float = 0.7
@@ -106,7 +106,7 @@ class Args:
     num_samples: int = 20_000
     """transitions of the data"""
     temperature: tuple[float, ...] = (0.25, 1.0)
-    """mu, >= 1/80: each is tried"""
+    """mu, >= 1/30: each is tried"""
     policy_hidden_dims: tuple[int, ...] = (64, 64)
     """widths of a policy's ReLU layers"""
     policy_steps: int = 800
@@ -118,7 +118,7 @@ class Args:
 
     # ---- other datasets ----
     held_out: float = 0.1
-    """share of the transitions, in (0, 1], drawn at random, to hold out from training and measure on"""
+    """share of the transitions, in (0, 1), drawn at random, to hold out from training and measure on"""
     distances: tuple[float, ...] = (0.1, 0.25, 0.5, 1.0, 1.5, 2.0)
     """how far from the data's actions to measure certainty, in units of an action space of [-1, 1]"""
     action_dims: tuple[int, int] = (0, 1)
@@ -142,7 +142,7 @@ DOMAINS = {
 }
 LIMITS = {  # lowest and highest value; of other numbers 1 (integers) or 1e-12 (floats), and 1e12
     "seed": (0, 2**32 - 1), "dataset_fraction": (1e-12, 1), "morse_steps": (0, 1e12), "uniform_weight": (0, 1e12),
-    "temperature": (1 / 80, 1e12), "mode_offset": (1e-12, 1), "held_out": (1e-12, 1), "action_dims": (0, 1e12),
+    "temperature": (1 / 30, 1e12), "mode_offset": (1e-12, 1), "held_out": (1e-12, 1), "action_dims": (0, 1e12),
     "landscape_states": (0, 1e12),
 }
 DATA_KEYS = ("observations", "actions", "rewards", "next_observations", "terminations")
@@ -255,12 +255,13 @@ def locate_minari(env_id):
         root = minari.storage.get_dataset_path()
         local = minari.list_local_datasets(compatible_minari_version=True)
     dataset_id = pick(local)
+    recreate = ""
+    mazes = "pointmaze-(umaze|medium|large)|antmaze-(umaze(-diverse)?|(medium|large)-(play|diverse))"
+    if maze := re.search(rf"(({mazes})(-one-goal)?)(-v\d+)?$", env_id):
+        made = maze[1].replace("-one-goal", " --one-goal")
+        recreate = f"recreate it: `python benchmark/make_dataset.py {made}`, then --env-id td3-bst/{maze[1]}-v0"
     if not dataset_id and "/" in name:
-        advice = f"download it elsewhere (`minari download {name}`) and copy its folder below {root}"
-        mazes = "pointmaze-(umaze|medium|large)|antmaze-(umaze(-diverse)?|(medium|large)-(play|diverse))"
-        if maze := re.search(rf"(({mazes})(-one-goal)?)(-v\d+)?$", env_id):
-            made = maze[1].replace("-one-goal", " --one-goal")
-            advice = f"recreate it: `python benchmark/make_dataset.py {made}`, then --env-id td3-bst/{maze[1]}-v0"
+        advice = recreate or f"download it elsewhere (`minari download {name}`) and copy its folder below {root}"
         print(f"{name} is not in {root}: asking Minari's remote ...", flush=True)
         with explain(f"{name} is not in {root} and cannot be downloaded", advice):
             dataset_id = pick(minari.list_remote_datasets(prefix=name, compatible_minari_version=True))
@@ -272,7 +273,8 @@ def locate_minari(env_id):
                 raise
     if not dataset_id:
         near = difflib.get_close_matches(env_id, [*SHORT_NAMES, *LOCOMOTION, *local], n=3, cutoff=0.5)
-        raise UserError(f"there is no dataset {env_id!r}; near matches: {', '.join(near) or 'none; see the README'}")
+        advice = recreate or f"near matches: {', '.join(near) or 'none; see the README'}"
+        raise UserError(f"there is no dataset {env_id!r}; {advice}")
     return dataset_id
 
 
@@ -403,7 +405,8 @@ def evaluation_env(env_id, dataset=None):
         return None
     with explain("cannot make the evaluation environment", "pass another --eval-env-id"):
         spec = (gym.make(env_id) if env_id else dataset.recover_environment(eval_env=True)).spec
-        if not env_id and (task := D4RL_TASKS.get(dataset.id.rpartition("/")[0])):
+        task = D4RL_TASKS.get(dataset.id.rpartition("/")[0]) if dataset else None
+        if task and (not env_id or dataset.env_spec and env_id == dataset.env_spec.id):
             spec.max_episode_steps, kwargs, _ = task
             spec.kwargs |= kwargs
         if "maze_map" in spec.kwargs:
@@ -417,6 +420,7 @@ def evaluation_env(env_id, dataset=None):
                 print("the evaluation maze is turned by half, start and goal with it, to have the data's walls")
             spec.kwargs |= {"maze_map": fitting[0].tolist(), "continuing_task": False}
             spec.max_episode_steps = gym.spec(spec.id).max_episode_steps
+        spec.kwargs.pop("render_mode", None)  # a recorded "human" would open windows
         spec.to_json()  # raises if it cannot be stored with the run
         return gym.make(spec)
 
@@ -487,9 +491,11 @@ def load_dataset(args, device):
     std = torch.where(std < 1e-3, 1.0, std)  # what is constant in the data, such as a fixed goal, is not scaled
     if not args.normalize_obs:
         std, mean = torch.ones_like(std), torch.zeros_like(mean)
-    if isinstance(obs_space, gym.spaces.Dict):
-        keys = np.repeat(list(obs_space), [gym.spaces.flatdim(part) for part in obs_space.values()])  # (obs_dim,)
-        std[np.isin(keys, ("achieved_goal", "desired_goal"))] /= args.goal_scale
+    parts = obs_space if isinstance(obs_space, gym.spaces.Dict) else {"observation": obs_space}
+    keys = np.repeat(list(parts), [gym.spaces.flatdim(part) for part in parts.values()])  # (obs_dim,)
+    goals = np.isin(keys, ("achieved_goal", "desired_goal"))
+    if goals.any():
+        std[goals] /= args.goal_scale
     elif args.goal_scale not in (1, DOMAINS[domain_of(args.env_id)][1]["goal_scale"]):  # asked for, not the default
         raise UserError(f"the observations of {dataset_id} have no goals for --goal-scale to scale; leave it out")
     for key in ("observations", "next_observations"):

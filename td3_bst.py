@@ -10,7 +10,7 @@ then TD3 with a policy objective that clones behaviour where the policy's action
 
     python td3_bst.py --env-id antmaze-large-diverse                         # the experiment
     python td3_bst.py --env-id hopper-medium-v2 --seed 2                     # the paper's own locomotion data
-    python td3_bst.py --env-id pen-human --weighting constant                # TD3+BC
+    python td3_bst.py --env-id pen-human --weighting constant                # TD3+BC's objective
     python td3_bst.py --env-id pen-human --weighting constant --q-weight 0   # behaviour cloning
     python td3_bst.py --env-id pen-human --q-weight 0                        # Morse-weighted behaviour cloning
     python td3_bst.py --resume runs/RUN                                      # go on after Ctrl-C or a kill
@@ -68,19 +68,19 @@ class Args:
     seed: int = 1
     """seed of initial weights, batches, noise and evaluation episodes"""
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
-    """torch device; unset: cuda if there is one, else cpu"""
+    """cpu, cuda or cuda:N; unset: cuda if there is one, else cpu"""
     matmul_precision: Literal["highest", "high", "medium"] = "high"
     """internal precision of float32 matrix products, if supported: medium bfloat16, high TF32, highest float32"""
     compile: bool = False
     """whether torch.compile compiles losses and gradients: faster after a minute's warm-up; needs a C++ compiler"""
     total_timesteps: int = 1_000_000
-    """gradient steps after Morse pre-training"""
+    """steps after Morse pre-training: the critics', of which each policy_frequency-th is also the policy's"""
     eval_freq: int = 50_000
-    """gradient steps between evaluations; the last step is always evaluated"""
+    """steps between evaluations; the last step is always evaluated"""
     eval_episodes: int | None = None
     """complete episodes per evaluation, each with a seed of its own"""
     num_eval_envs: int = 10
-    """parallel environments in an evaluation; does not change its results"""
+    """environments in an evaluation, in parallel if PyTorch has a thread for each; does not change its results"""
     log_freq: int = 1_000
     """steps between log entries, each with a checkpoint and a check that losses and weights are finite"""
     dataset_fraction: float = 1.0
@@ -88,19 +88,19 @@ class Args:
     runs_dir: str = "runs"
     """parent folder of the run's own folder"""
     resume: str | None = None
-    """run folder to resume; all other arguments must be those it was started with"""
+    """run folder to resume; all other arguments are taken from it, and cannot be changed"""
     evaluate: str | None = None
-    """run folder to evaluate again; only --seed, --device, --eval-episodes and --num-eval-envs may change"""
+    """run folder whose score to print anew; only seed, device, eval_episodes and num_eval_envs may be other ones"""
 
     # ---- data ----
     normalize_obs: bool | None = None
     """whether to standardise each observation dimension over the dataset (ours, as in TD3+BC)"""
     goal_scale: float | None = None
-    """multiplies the achieved and desired goals in a maze's observations, after any normalisation (ours)"""
+    """multiplies achieved and desired goals, if observations have them, after any normalisation (ours)"""
     reward_shift: float | None = None
-    """added to every reward of the data"""
+    """added to every reward of the data (ours)"""
     reward_scale: float | None = None
-    """multiplies every reward of the data, after the shift"""
+    """multiplies every reward of the data, after the shift (ours)"""
 
     # ---- TD3 (arXiv 1802.09477; defaults are those of TD3+BC, arXiv 2106.06860, where not said otherwise) ----
     discount: float | None = None
@@ -132,7 +132,7 @@ class Args:
 
     # ---- Morse network ----
     morse_checkpoint: str | None = None
-    """file of `morse_only.py --save` with the Morse network to use, in place of training one"""
+    """file of `morse_only.py --save`, whose Morse network, trained on all but its --held-out share, to use"""
     morse_steps: int | None = None
     """gradient steps of the Morse network's pre-training (ours)"""
     morse_batch_size: int = 256
@@ -144,19 +144,19 @@ class Args:
     num_uniform: int = 1
     """uniform actions per state in the second term of the Morse loss (ours)"""
     uniform_weight: float | None = None
-    """weight of the Morse loss's second term; 1 is the paper's, AntMaze's 30 ours; the larger, the less it trusts"""
+    """weight of the Morse loss's second term; 1 is the paper's, AntMaze's 30 ours; the larger, the less is trusted"""
     kernel: Literal["rbf", "rq"] = "rbf"
     """M at distance d: rbf exp(-lambda^2 d^2 / 2), the paper's, or rq (1 + lambda^2 d^2 / (2 r))^-r, heavier-tailed"""
     rq_shape: float = 1.0
     """r of the rational quadratic kernel, > 0"""
     kernel_scale_factor: float = 0.5
-    """lambda = factor * k, k action dimensions; the larger, the less it trusts; k/2 is the paper's for AntMaze"""
+    """lambda = factor * k, k action dimensions; the larger, the less is trusted; k/2 is the paper's for AntMaze"""
 
     # ---- policy objective ----
     weighting: Literal["morse", "constant"] = "morse"
     """weight of the squared error: exp((1 - M) / mu) - 1, the paper's, or a constant one"""
     temperature: float | None = None
-    """mu: the weight runs from 0 where M is 1 to exp(1/mu) - 1 where M is 0; >= 1/80, below which float32 overflows"""
+    """mu, >= 1/30, else Adam overflows: the weight is 0 where M is 1, exp(1/mu) - 1 where M is 0 (values ours)"""
     detach_weight: bool = True
     """whether to stop the gradient through the weight (ours: the paper does not say)"""
     constant_weight: float = 0.4
@@ -185,7 +185,7 @@ DOMAINS = {
 }
 LIMITS = {  # lowest and highest value; of other numbers 1 (integers) or 1e-12 (floats), and 1e12
     "seed": (0, 2**32 - 1), "dataset_fraction": (1e-12, 1), "morse_steps": (0, 1e12), "uniform_weight": (0, 1e12),
-    "temperature": (1 / 80, 1e12), "total_timesteps": (0, 1e12), "reward_shift": (-1e12, 1e12), "tau": (1e-12, 1),
+    "temperature": (1 / 30, 1e12), "total_timesteps": (0, 1e12), "reward_shift": (-1e12, 1e12), "tau": (1e-12, 1),
     "discount": (0, 0.999999), "constant_weight": (0, 1e12), "q_weight": (0, 1e12), "policy_noise": (0, 1e12),
     "noise_clip": (0, 1e12),
 }
@@ -320,12 +320,13 @@ def locate_minari(env_id):
         root = minari.storage.get_dataset_path()
         local = minari.list_local_datasets(compatible_minari_version=True)
     dataset_id = pick(local)
+    recreate = ""
+    mazes = "pointmaze-(umaze|medium|large)|antmaze-(umaze(-diverse)?|(medium|large)-(play|diverse))"
+    if maze := re.search(rf"(({mazes})(-one-goal)?)(-v\d+)?$", env_id):
+        made = maze[1].replace("-one-goal", " --one-goal")
+        recreate = f"recreate it: `python benchmark/make_dataset.py {made}`, then --env-id td3-bst/{maze[1]}-v0"
     if not dataset_id and "/" in name:
-        advice = f"download it elsewhere (`minari download {name}`) and copy its folder below {root}"
-        mazes = "pointmaze-(umaze|medium|large)|antmaze-(umaze(-diverse)?|(medium|large)-(play|diverse))"
-        if maze := re.search(rf"(({mazes})(-one-goal)?)(-v\d+)?$", env_id):
-            made = maze[1].replace("-one-goal", " --one-goal")
-            advice = f"recreate it: `python benchmark/make_dataset.py {made}`, then --env-id td3-bst/{maze[1]}-v0"
+        advice = recreate or f"download it elsewhere (`minari download {name}`) and copy its folder below {root}"
         print(f"{name} is not in {root}: asking Minari's remote ...", flush=True)
         with explain(f"{name} is not in {root} and cannot be downloaded", advice):
             dataset_id = pick(minari.list_remote_datasets(prefix=name, compatible_minari_version=True))
@@ -337,7 +338,8 @@ def locate_minari(env_id):
                 raise
     if not dataset_id:
         near = difflib.get_close_matches(env_id, [*SHORT_NAMES, *LOCOMOTION, *local], n=3, cutoff=0.5)
-        raise UserError(f"there is no dataset {env_id!r}; near matches: {', '.join(near) or 'none; see the README'}")
+        advice = recreate or f"near matches: {', '.join(near) or 'none; see the README'}"
+        raise UserError(f"there is no dataset {env_id!r}; {advice}")
     return dataset_id
 
 
@@ -468,7 +470,8 @@ def evaluation_env(env_id, dataset=None):
         return None
     with explain("cannot make the evaluation environment", "pass another --eval-env-id"):
         spec = (gym.make(env_id) if env_id else dataset.recover_environment(eval_env=True)).spec
-        if not env_id and (task := D4RL_TASKS.get(dataset.id.rpartition("/")[0])):
+        task = D4RL_TASKS.get(dataset.id.rpartition("/")[0]) if dataset else None
+        if task and (not env_id or dataset.env_spec and env_id == dataset.env_spec.id):
             spec.max_episode_steps, kwargs, _ = task
             spec.kwargs |= kwargs
         if "maze_map" in spec.kwargs:
@@ -482,6 +485,7 @@ def evaluation_env(env_id, dataset=None):
                 print("the evaluation maze is turned by half, start and goal with it, to have the data's walls")
             spec.kwargs |= {"maze_map": fitting[0].tolist(), "continuing_task": False}
             spec.max_episode_steps = gym.spec(spec.id).max_episode_steps
+        spec.kwargs.pop("render_mode", None)  # a recorded "human" would open windows
         spec.to_json()  # raises if it cannot be stored with the run
         return gym.make(spec)
 
@@ -552,9 +556,11 @@ def load_dataset(args, device):
     std = torch.where(std < 1e-3, 1.0, std)  # what is constant in the data, such as a fixed goal, is not scaled
     if not args.normalize_obs:
         std, mean = torch.ones_like(std), torch.zeros_like(mean)
-    if isinstance(obs_space, gym.spaces.Dict):
-        keys = np.repeat(list(obs_space), [gym.spaces.flatdim(part) for part in obs_space.values()])  # (obs_dim,)
-        std[np.isin(keys, ("achieved_goal", "desired_goal"))] /= args.goal_scale
+    parts = obs_space if isinstance(obs_space, gym.spaces.Dict) else {"observation": obs_space}
+    keys = np.repeat(list(parts), [gym.spaces.flatdim(part) for part in parts.values()])  # (obs_dim,)
+    goals = np.isin(keys, ("achieved_goal", "desired_goal"))
+    if goals.any():
+        std[goals] /= args.goal_scale
     elif args.goal_scale not in (1, DOMAINS[domain_of(args.env_id)][1]["goal_scale"]):  # asked for, not the default
         raise UserError(f"the observations of {dataset_id} have no goals for --goal-scale to scale; leave it out")
     for key in ("observations", "next_observations"):
@@ -709,7 +715,8 @@ def train_morse(agent, data, args, generator, start=0, after_step=lambda *_: Non
 def return_bounds(data, discount):
     """Smallest and largest discounted return that is possible with the data's rewards, two scalar tensors.
 
-    A return is a weighted mean of r / (1 - gamma) at non-terminal steps and of r at the terminal one, if any."""
+    A return is a mean of r / (1 - gamma) at non-terminal steps t, with weights (1 - gamma) gamma^t, and of r at the
+    terminal step T, if any, with weight gamma^T."""
     worth = torch.where(data["terminations"] > 0, data["rewards"], data["rewards"] / (1 - discount))  # (N,)
     return worth.aminmax()
 
@@ -928,7 +935,7 @@ def main(args):
                 raise UserError(f"{args.evaluate} has no environment to evaluate in; start a run with --eval-env-id")
             actor = Actor(len(info["obs_mean"]), len(info["action_low"]), args.actor_hidden_dims).to(device)
             actor.load_state_dict(model["actor"])
-            result = score_policy(actor, info, args)
+        result = score_policy(actor, info, args)
         print(f"score {result['score']}, return {result['return_mean']}")
         return
     data, info = load_dataset(args, device)
@@ -946,8 +953,9 @@ def main(args):
             origin["command"] = shlex.join(["python", *sys.argv])
             write_file(run_dir / "args.json", json.dumps({"args": vars(args)} | facts | origin, indent=1))
         record = json.loads((run_dir / "args.json").read_text())  # a resumed run keeps its own
-    if record["dataset_id"] != info["dataset_id"]:
-        raise UserError(f"{run_dir} was on {record['dataset_id']}, not {info['dataset_id']}; start a new run")
+    if args.resume and (new := {name: value for name, value in facts.items() if record[name] != value}):
+        had = {name: record[name] for name in new}
+        raise UserError(f"{run_dir} was on data with {had}, here {new}; start a new run")
 
     torch.manual_seed(args.seed)
     generator = torch.Generator(device).manual_seed(args.seed)

@@ -12,8 +12,8 @@ truncation.
 
 PointMaze: after a success the next episode starts from the state that the last one ended in, towards a new random goal,
 and its first observation still shows the old one. AntMaze: every episode starts anew, umaze from D4RL's start to D4RL's
-goal, play from a chosen cell to another (those that Gymnasium-Robotics chose, and the evaluation's), diverse from any to
-any.
+goal, play from a chosen cell to another (those that Gymnasium-Robotics chose, and the evaluation's), diverse from any
+cell to any.
 
 Minari's AntMaze keeps each episode's goal in its observations, and so does this. D4RL's own does not: its rewards were
 computed anew for the evaluation's goal, wherever an episode was going, and a policy cannot tell (D4RL's

@@ -24,7 +24,7 @@ def main(maze: tyro.conf.Positional[Literal[tuple(MAZES)]], seed: int = 1, episo
     """
     if seed < 0 or episodes < 1:
         sys.exit(f"error: --seed must be >= 0 and --episodes >= 1, got {seed} and {episodes}")
-    args = resolve(Args(maze, seed=seed, action_noise=0.0))
+    args = resolve(Args(maze))
     folder = make_folder(runs_dir, f"{maze}__planner__{seed}")
     spec = evaluation_spec(args)
     spec.kwargs["continuing_task"] = False

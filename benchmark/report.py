@@ -79,6 +79,7 @@ def method(record):
         name = "IQL"
     elif not args["q_weight"]:
         name = "Morse-weighted behaviour cloning" if args["weighting"] == "morse" else "behaviour cloning"
+        name += " (iql_bst.py)" if script is iql_bst else ""  # with another policy, and as many steps of it as IQL
     elif script is iql_bst:
         name = "IQL-BST" if args["weighting"] == "morse" else "IQL's critics, constant weight"
     else:

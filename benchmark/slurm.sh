@@ -14,5 +14,5 @@ mkdir -p runs/logs
 list=$(mktemp "runs/logs/$name-XXXXXX")
 echo "$commands" > "$list"
 sbatch --job-name "$name" --array "1-$(grep -c . "$list")" --requeue --output "runs/logs/slurm-%A_%a.out" \
-    --gpus 1 --cpus-per-task 4 --mem 24G --time 12:00:00 "${@:2}" \
+    --gpus 1 --cpus-per-task 10 --mem 24G --time 12:00:00 "${@:2}" \
     --wrap "OMP_NUM_THREADS=\$SLURM_CPUS_PER_TASK bash benchmark/run_one.sh \"\$(sed -n \"\${SLURM_ARRAY_TASK_ID}p\" $list)\""

@@ -8,7 +8,7 @@ point, wherever it is. The weights in benchmark/ant.npz come from a prototype of
 
 The file holds float32 arrays of a ReLU network: w0 (29, h), b0, w1 (h, h), b1, w2 (h, 8), b2, with x @ w + b before tanh.
 Its input is qpos[2:] (13), qvel (14) and the unit vector from the torso to the target (2); its output an action in
-[-1, 1]^8. `w2_log_std` and `b2_log_std` give the log of its standard deviation while it was trained.
+[-1, 1]^8.
 """
 
 import sys
@@ -85,7 +85,7 @@ class WalkingAnt(gym.Wrapper):
 
 def save(actor, path):
     """Write the weights of the policy as the module says."""
-    layers = {"0": actor.latent_pi[0], "1": actor.latent_pi[2], "2": actor.mu, "2_log_std": actor.log_std}
+    layers = {"0": actor.latent_pi[0], "1": actor.latent_pi[2], "2": actor.mu}
     arrays = {f"w{name}": layer.weight.detach().numpy().T for name, layer in layers.items()}
     np.savez(path, **arrays, **{f"b{name}": layer.bias.detach().numpy() for name, layer in layers.items()})
 

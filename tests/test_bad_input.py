@@ -39,8 +39,8 @@ def test_policy_frequency_divides_them(name):
         main(Args(**{name: 61}))
 
 
-def test_the_smallest_temperature_is_fine():
-    resolve(Args(temperature=1 / 80, q_weight=0.0, policy_noise=0.0, reward_shift=-1.0, seed=0, detach_weight=False))
+def test_smallest_values_are_fine():
+    resolve(Args(temperature=1 / 30, q_weight=0.0, policy_noise=0.0, reward_shift=-1.0, seed=0, detach_weight=False))
 
 
 @pytest.mark.parametrize(
@@ -143,9 +143,12 @@ def test_observation_spaces():
 
 def test_goal_scale_without_goals(tmp_path):
     """Refused if asked for. AntMaze's default is one, and D4RL's own files there are flat: nothing is scaled."""
+    one = episode(0, 3)
+    parts = {"observations": {"position": one["observations"]}}
     for name in (
         write_hdf5(tmp_path / "a.hdf5", 8, timeouts=np.arange(8) == 7),
-        make_minari("bad/goalless-v0", [episode(0, 3)], box(2), ACTIONS),
+        make_minari("bad/goalless-v0", [one], box(2), ACTIONS),
+        make_minari("bad/goalless-dict-v0", [one | parts], gym.spaces.Dict({"position": box(2)}), ACTIONS),
     ):
         load(name, goal_scale=1.0)
         with pytest.raises(UserError, match=f"{name} have no goals for --goal-scale"):

@@ -82,6 +82,8 @@ def test_scores_page(tmp_path, capsys):
         command = f"{MORSE} --dataset-fraction {fraction}"
         fields = ANTMAZE | {"dataset_fraction": fraction, "temperature": 1.0}
         write_result(tmp_path, f"d{fraction}", 1, [end], [1], command, "td3-bst/antmaze-y-v0", **fields)
+    iql = {"policy_extraction": "bst", "policy_frequency": 1}
+    write_result(tmp_path, "m", 1, [20], [1], MORSE.replace("td3", "iql"), elsewhere, **CLONED, **iql)
     write_result(tmp_path, "i", 1, [40], [1], MORSE, elsewhere, weighting="constant", constant_weight=2.0)
     write_result(tmp_path, "j", 1, [50], [1], MORSE, elsewhere, temperature=2.0)
     write_result(tmp_path, "k", 1, [60], [1], MORSE, elsewhere, matmul_precision="medium", compile=True)
@@ -118,6 +120,7 @@ def test_scores_page(tmp_path, capsys):
         [f"| {elsewhere}", "TD3+BC `--constant-weight 2`", "50", "1", "40.0"],
         [f"| {elsewhere}", "TD3-BST `--matmul-precision medium` `--compile`", "50", "1", "60.0"],
         [f"| {elsewhere}", "behaviour cloning", "50", "1", "100.0"],
+        [f"| {elsewhere}", "behaviour cloning (iql_bst.py)", "50", "1", "20.0"],
     ]
     drawn = {path.stem for path in (out / "figures").iterdir()}
     assert drawn >= {"curves-locomotion", "profiles-locomotion", "curves-minari-mujoco", "curves-recreated-pointmaze"}

@@ -411,6 +411,12 @@ def test_unreachable_remote_names_the_command_that_helps(remote):
         load("pointmaze-open")
 
 
+def test_a_remote_without_the_dataset_names_the_command_that_helps(remote):
+    for name in ("td3-bst/antmaze-umaze-diverse-one-goal-v0", "antmaze-umaze-diverse"):
+        with pytest.raises(UserError, match=f"no dataset '{name}'; recreate it: .*make_dataset.py antmaze-umaze-diverse"):
+            load(name)
+
+
 def test_incomplete_dataset_is_named(remote):
     load("pen-human")
     file = remote / "D4RL/pen/human-v10/data/main_data.hdf5"
@@ -479,6 +485,23 @@ def test_pen_is_evaluated_for_d4rls_100_steps():
         _, info = load(name)
         assert json.loads(info["env_spec"])["max_episode_steps"] == steps
         np.testing.assert_allclose(info["ref_scores"], scores)
+    for own in ("AdroitHandPen-v1", "PenForTwoSteps-v0"):  # named, the data's environment is the same task; others are not
+        gym.register("PenForTwoSteps-v0", gym.spec("AdroitHandPen-v1").entry_point, max_episode_steps=2)
+        _, info = load("D4RL/pen/ours-v0", eval_env_id=own)
+        assert json.loads(info["env_spec"])["max_episode_steps"] == (100 if own == "AdroitHandPen-v1" else 2)
+
+
+def test_recorded_render_mode_opens_no_window():
+    """A dataset recorded with a window, render_mode "human", is evaluated without."""
+    name, _ = collect("test/rendered-v0", gym.make("AdroitHandPen-v1"), 3)
+    file = minari.storage.get_dataset_path(name) / "data" / "metadata.json"
+    metadata = json.loads(file.read_text())
+    spec = json.loads(metadata["env_spec"])
+    spec["kwargs"]["render_mode"] = "rgb_array"
+    file.write_text(json.dumps(metadata | {"env_spec": json.dumps(spec)}))
+    assert minari.load_dataset(name).recover_environment(eval_env=True).spec.kwargs["render_mode"] == "rgb_array"
+    _, info = load(name)
+    assert "render_mode" not in json.loads(info["env_spec"])["kwargs"]
 
 
 def test_kitchen_counts_a_task_once():

@@ -3,7 +3,20 @@
 import numpy as np
 import pytest
 import torch
-from td3_bst import Actor, Args, Critic, MorseNetwork, actor_loss, critic_loss, morse_loss, resolve, return_bounds
+from td3_bst import (
+    LIMITS,
+    Actor,
+    Args,
+    Critic,
+    MorseNetwork,
+    actor_loss,
+    critic_loss,
+    make_agent,
+    morse_loss,
+    resolve,
+    return_bounds,
+    update,
+)
 
 OBS, K, BATCH = 5, 3, 7
 
@@ -293,13 +306,25 @@ def test_weight_limits(batch):
     actor, critic = Actor(OBS, K, (16,)), Critic(OBS, K, (16,))
     batch = {key: value.float() for key, value in batch.items()}
     morse = MorseNetwork(OBS, K, (16,))
-    for temperature in (1.0, 1 / 80):
+    for temperature in (1.0, 1 / 30):
         args = resolve(Args(temperature=temperature))
         morse.forward = lambda obs, action: action
         assert actor_loss(actor, critic, morse, batch, args)[1]["policy/weight"].tolist() == [0] * BATCH
         morse.forward = lambda obs, action: action + 1e3
         weight = actor_loss(actor, critic, morse, batch, args)[1]["policy/weight"]
-        torch.testing.assert_close(weight, torch.full((BATCH,), np.expm1(1 / temperature)).float())
+        torch.testing.assert_close(weight, torch.full((BATCH,), np.expm1(1 / temperature)).float(), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("detach", [True, False])
+def test_the_smallest_temperature_does_not_freeze_the_policy(batch, detach):
+    """Where certainty is 0 the squared gradient is exp(2 / mu) large: at 1/80 Adam's second moments stay infinite."""
+    args = resolve(Args(temperature=LIMITS["temperature"][0], detach_weight=detach, kernel_scale_factor=2.0, batch_size=64))
+    torch.manual_seed(0)
+    agent, generator = make_agent(OBS, K, args, torch.device("cpu")), torch.Generator().manual_seed(0)
+    data = {key: value.float() for key, value in batch.items()}
+    for _ in range(20):
+        update(agent, data, args, generator)
+    assert all(moments["exp_avg_sq"].isfinite().all() for moments in agent.actor_optimizer.state.values())
 
 
 def test_actor_is_bounded():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -266,13 +267,24 @@ def test_resume_refuses_other_arguments(run):
             main(parse_args(["--resume", str(run), *changed]))
 
 
-def test_resume_refuses_another_dataset(run, tmp_path):
-    """A short name can come to mean a newer version of its dataset."""
+@pytest.mark.parametrize("name, value", [("dataset_id", "td3-bst/pointmaze-umaze-v7"), ("transitions", 7), ("terminal", 7)])
+def test_resume_refuses_another_dataset(run, tmp_path, name, value):
+    """A short name can come to mean a newer version of its dataset, and a dataset can be made anew."""
     old = shutil.copytree(run, tmp_path / "old")
-    record = json.loads((old / "args.json").read_text()) | {"dataset_id": "td3-bst/pointmaze-umaze-v7"}
-    (old / "args.json").write_text(json.dumps(record))
-    with pytest.raises(UserError, match="was on td3-bst/pointmaze-umaze-v7, not td3-bst/pointmaze-umaze-v0; start a new run"):
+    record = json.loads((old / "args.json").read_text())
+    (old / "args.json").write_text(json.dumps(record | {name: value}))
+    had, here = ({name: x} for x in (value, record[name]))
+    with pytest.raises(UserError, match=re.escape(f"was on data with {had}, here {here}; start a new run")):
         main(parse_args(["--resume", str(old)]))
+
+
+def test_evaluate_does_not_blame_the_policy_for_the_environment(run, monkeypatch):
+    def fail(*args):
+        raise RuntimeError("the simulator is unstable")
+
+    monkeypatch.setattr(td3_bst, "evaluate", fail)
+    with pytest.raises(RuntimeError, match="unstable"):
+        main(parse_args(["--evaluate", str(run)]))
 
 
 def test_resume_refuses_a_run_of_an_older_version(run, tmp_path):
