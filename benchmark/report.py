@@ -33,8 +33,8 @@ BEFORE = {  # what runs older than the field did
     "anneal_actor_learning_rate": False,
 }
 BOUNDS = {"random": "random policy", "planner": "the data's planner without noise"}
-KERNEL = {"kernel", "kernel_scale_factor", "distances"}  # in other columns or of no interest
-WITH = (  # flags that rows of the table of defaults may have
+KERNEL = {"kernel", "kernel_scale_factor", "distances"}  # of runs of morse_only.py: columns, or the measurement's own
+WITH = (  # flags that rows of a `defaults` table (--into) may have
     "constant-weight|inverse-temperature|discount|matmul-precision|compile|"
     "actor-hidden-dims|actor-learning-rate|policy-frequency"
 )
@@ -42,11 +42,12 @@ PLAIN = rf"[^`]+( `--({WITH})( [^`]*)?`)*"  # a method's name with no flags but 
 METHODS = ("behaviour cloning", "Morse-weighted behaviour cloning", "TD3+BC", "IQL", "IQL-BST", "TD3-BST")
 LEGEND = """A score is the mean over seeds of the last evaluation, never of the best one: the success rate in percent in
 mazes, else the normalised return, or the return where there are no reference scores. Brackets hold its 95% bootstrap
-interval, too narrow where seeds are few. The tables of methods hold runs without further flags; the last table has every
-row, unfinished runs too. Flags are where a row's runs differ from today's defaults; its command is for its commit. The
-default `--matmul-precision high` is TF32 on a GPU and float32 on a CPU: see the row's device. Datasets whose name begins
-with `td3-bst/` are **recreated**. An empty cell has not been measured without further flags. Curves are means over seeds,
-bands run from the lowest seed to the highest."""
+interval, too narrow where seeds are few. Gradient steps are critic steps: the policy, cloning's too, takes one for
+every two in `td3_bst.py`, one for one in `iql_bst.py`. The tables of methods hold runs without further flags; the last
+table has every row, unfinished runs too. Flags are where a row's runs differ from today's defaults; its command is for
+its commit. The default `--matmul-precision high` is TF32 on a GPU and float32 on a CPU: see the row's device. Datasets
+whose name begins with `td3-bst/` are **recreated**. An empty cell has not been measured without further flags. Curves
+are means over seeds, bands run from the lowest seed to the highest."""
 PEERS = Path(__file__).with_name("peers.csv")
 GROUPS = {  # title: pattern of its dataset ids, pattern of their names in peers.csv, what must be said of the scores
     "Locomotion": (
