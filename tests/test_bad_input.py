@@ -2,13 +2,16 @@
 
 import collections
 import json
+import runpy
+import sys
 
 import gymnasium as gym
+import minari
 import numpy as np
 import pytest
 import torch
-from conftest import box, make_minari, run_script
-from td3_bst import Args, UserError, load_dataset, main, parse_args, resolve
+from conftest import ROOT, box, make_minari, run_script
+from td3_bst import Args, UserError, main, parse_args, resolve
 from test_data import ACTIONS, episode, load, write_hdf5
 
 
@@ -113,7 +116,8 @@ def test_hdf5_fields(tmp_path):
 
 
 def test_values_that_are_not_finite(tmp_path):
-    for key, shape in (("observations", (8, 2)), ("actions", (8, 3)), ("rewards", (8,))):
+    shapes = {"observations": (8, 2), "actions": (8, 3), "rewards": (8,), "next_observations": (8, 2)}
+    for key, shape in shapes.items():
         array = np.zeros(shape)
         array[3] = np.nan
         array[4] = np.inf
@@ -129,8 +133,9 @@ def test_action_spaces():
         load(discrete)
     with pytest.raises(UserError, match="not continuous vectors with finite bounds"):
         load(make_minari("bad/unbounded-v0", [one], box(2), box(2)))
-    with pytest.raises(UserError, match="actions up to 1 outside"):
-        load(make_minari("bad/outside-v0", [one | {"actions": np.full((3, 2), 2.0)}], box(2), ACTIONS))
+    for version, value in enumerate((2.0, -2.0)):
+        with pytest.raises(UserError, match="actions up to 1 outside"):
+            load(make_minari(f"bad/outside-v{version}", [one | {"actions": np.full((3, 2), value)}], box(2), ACTIONS))
     rounded = one | {"actions": np.full((3, 2), 1 + 1e-6)}
     assert (load(make_minari("bad/rounded-v0", [rounded], box(2), ACTIONS))[0]["actions"] == 1).all()
 
@@ -267,6 +272,12 @@ def test_dataset_maker(pointmaze):
     assert process.returncode == 1 and "--steps must be at least 1" in process.stderr
 
 
-def test_load_dataset_is_importable(pointmaze):
-    data, info = load_dataset(resolve(Args(env_id=pointmaze)), torch.device("cpu"))
-    assert data["observations"].shape[1] == 8 and info["dataset_id"] == pointmaze
+def test_ctrl_c_while_loading(pointmaze, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(minari, "load_dataset", stop)
+    monkeypatch.setattr(sys, "argv", ["td3_bst.py", "--env-id", pointmaze, "--device", "cpu"])
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_path(str(ROOT / "td3_bst.py"), run_name="__main__")
+    assert stopped.value.code == 130

@@ -251,10 +251,24 @@ def test_hdf5_with_next_observations(tmp_path):
     np.testing.assert_array_equal(data["next_observations"], following)
 
 
-def test_hdf5_fraction_keeps_whole_episodes(tmp_path):
-    path = write_hdf5(tmp_path / "a.hdf5", 100, timeouts=np.arange(100) % 10 == 9)
-    starts = load(path, dataset_fraction=0.3)[0]["observations"][:, 0]
-    assert len(starts) == 27 and len(set(starts // 10)) == 3
+@pytest.mark.parametrize("fields, rows", [({}, 27), ({"next_observations": np.zeros((100, 2))}, 30)])
+def test_hdf5_fraction_keeps_whole_episodes(tmp_path, fields, rows):
+    path = write_hdf5(tmp_path / "a.hdf5", 100, timeouts=np.arange(100) % 10 == 9, **fields)
+    starts = load(path, dataset_fraction=0.29)[0]["observations"][:, 0]
+    assert len(starts) == rows and len(set(starts // 10)) == 3
+
+
+def test_hdf5_has_the_bounds_of_its_environment(tmp_path):
+    """The file does not say them; Pendulum's actions go from -2 to 2."""
+    fields = {"observations": np.zeros((8, 3)), "actions": np.full((8, 1), 1.5), "timeouts": np.arange(8) == 7}
+    data, info = load(write_hdf5(tmp_path / "a.hdf5", 8, **fields), eval_env_id="Pendulum-v1")
+    assert (data["actions"] == 0.75).all() and (info["action_low"], info["action_high"]) == (-2, 2)
+
+
+def test_a_termination_away_from_the_goal_stays_one():
+    obs = {"achieved_goal": np.zeros((4, 2)), "desired_goal": np.full((4, 2), 9.0)}
+    keep, terminations = td3_bst.maze_episode(obs, np.array([False, False, True]))
+    assert keep.all() and terminations.tolist() == [False, False, True]
 
 
 @pytest.mark.parametrize("kind", ["hdf5", "minari"])
@@ -286,6 +300,8 @@ def test_locomotion_is_read_where_d4rl_keeps_it(monkeypatch, tmp_path):
     write_hdf5(tmp_path / "hopper_medium_replay-v2.hdf5", 20, observations=obs, timeouts=flags % 10 == 9)
     data, info = load("hopper-medium-replay-v2")
     assert len(data["rewards"]) == 18 and json.loads(info["env_spec"])["id"] == "Hopper-v4"
+    other = load("hopper-medium-replay-v2", eval_env_id="Hopper-v5")[1]
+    assert json.loads(other["env_spec"])["id"] == "Hopper-v5"
     assert info["ref_scores"] == [-20.272305, 3234.3]
     assert td3_bst.ROBOTS["halfcheetah"] == ("HalfCheetah-v4", -280.178953, 12135.0)
     assert td3_bst.ROBOTS["walker2d"] == ("Walker2d-v4", 1.629008, 4592.3)

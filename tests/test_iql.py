@@ -69,12 +69,12 @@ def test_critic_loss(networks, batch):  # noqa: F811
 @pytest.mark.parametrize("beta, bound", [(3.0, 100.0), (10.0, 1.5)])
 def test_awr_loss(networks, batch, beta, bound):  # noqa: F811
     critic, value, actor = networks
-    log_std = torch.tensor([-0.5, 0.3, -7.0], dtype=torch.float64, requires_grad=True)  # the last one is held at -5
+    log_std = torch.tensor([-0.5, 3.0, -7.0], dtype=torch.float64, requires_grad=True)  # held at 2 and at -5
     args = resolve(Args(env_id=ENV, inverse_temperature=beta, max_awr_weight=bound))
     obs, action, *_ = numbers(batch)
     weight = np.exp(beta * (critic_values(critic, obs, action).min(0) - forward(value, obs)[:, 0]))
     assert (weight > bound).any() == (bound == 1.5)
-    mean, std = np.tanh(forward(actor.net, obs)), np.exp([-0.5, 0.3, -5.0])
+    mean, std = np.tanh(forward(actor.net, obs)), np.exp([-0.5, 2.0, -5.0])
     log_density = -0.5 * ((action - mean) / std) ** 2 - np.log(std * np.sqrt(2 * np.pi))
     expected = -np.mean(np.minimum(weight, bound) * log_density.sum(1))
 
@@ -85,7 +85,7 @@ def test_awr_loss(networks, batch, beta, bound):  # noqa: F811
     gradient_matches(loss, actor)
     loss().backward()
     assert all(p.grad is None for network in (critic, value) for p in network.parameters())
-    assert log_std.grad[:2].all() and log_std.grad[2] == 0
+    assert log_std.grad[0] != 0 and not log_std.grad[1:].any()
 
 
 def make(**kwargs):
@@ -192,9 +192,11 @@ def test_rewards_are_scaled_where_asked():
         assert torch.equal(data["rewards"], before) == (not asked)
 
 
-@pytest.mark.parametrize("extraction", ["bst", "awr"])
-def test_learning_rate_of_the_policy_follows_a_cosine(extraction, monkeypatch):
-    agent, data, args, generator = make(policy_extraction=extraction, total_timesteps=40, morse_steps=1, log_freq=40)
+@pytest.mark.parametrize("extraction, weighting", [("bst", "morse"), ("bst", "constant"), ("awr", "morse")])
+@pytest.mark.parametrize("frequency", [1, 2])
+def test_learning_rate_of_the_policy_follows_a_cosine(extraction, weighting, frequency, monkeypatch):
+    own = {"policy_extraction": extraction, "weighting": weighting, "policy_frequency": frequency}
+    agent, data, args, generator = make(total_timesteps=40, morse_steps=1, log_freq=40, **own)
     rates, original = [], iql_bst.update
 
     def spy(agent, *args):
@@ -203,10 +205,11 @@ def test_learning_rate_of_the_policy_follows_a_cosine(extraction, monkeypatch):
 
     monkeypatch.setattr(iql_bst, "update", spy)
     calls = []
-    iql_bst.train(agent, data, args, generator, {"morse": 0, "policy": 0}, lambda phase, *_: calls.append(phase))
-    expected = [3e-4 * 0.5 * (1 + math.cos(math.pi * t / 40)) for t in range(40)]
+    iql_bst.train(agent, data, args, generator, {"morse": 0, "policy": 0}, lambda phase, step, _: calls.append((phase, step)))
+    expected = [3e-4 * 0.5 * (1 + math.cos(math.pi * t / 40)) for t in range(0, 40, frequency)]
     np.testing.assert_allclose(rates, expected, rtol=1e-4)
-    assert calls.count("policy") == 40 and calls.count("morse") == (extraction == "bst")  # IQL needs no Morse network
+    needed = (extraction, weighting) == ("bst", "morse")  # IQL and a constant weight need no Morse network
+    assert calls == [("morse", 1)] * needed + [("policy", step) for step in range(frequency, 41, frequency)]
 
 
 @pytest.mark.parametrize("extraction", ["bst", "awr"])
@@ -246,6 +249,10 @@ def test_normalize_returns():
     data["next_observations"] += 5e-4  # rounding, where next observations are stored apart
     iql_bst.normalize_returns(data)
     torch.testing.assert_close(data["rewards"], torch.tensor([1.0, 2, 3, 4, -2, 1]) * 125)
+    one = {key: value[:2] for key, value in data.items()}  # a single episode has no spread to scale by
+    before = one["rewards"].clone()
+    iql_bst.normalize_returns(one)
+    assert torch.equal(one["rewards"], before)
 
 
 def test_expectile_out_of_range():

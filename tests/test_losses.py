@@ -172,9 +172,11 @@ def test_critic_starts_as_linear_layers_do():
 def test_critic_loss(batch, bounds):
     critic, target = Critic(OBS, K, (16,)).double(), Critic(OBS, K, (16,)).double()
     actor = Actor(OBS, K, (16,)).double()
-    noise = torch.randn(BATCH, K, dtype=torch.float64).clamp(-0.5, 0.5)
+    noise = torch.randn(BATCH, K, dtype=torch.float64).clamp(-2, 2)
     obs, action, reward, next_obs, termination = numbers(batch)
-    next_action = np.clip(np.tanh(forward(actor.net, next_obs)) + noise.numpy(), -1, 1)
+    next_action = np.tanh(forward(actor.net, next_obs)) + noise.numpy()
+    assert (next_action > 1).any() and (next_action < -1).any()
+    next_action = np.clip(next_action, -1, 1)
     next_q = critic_values(target, next_obs, next_action).min(0)
     y = reward + 0.9 * (1 - termination) * next_q
     if bounds:

@@ -149,6 +149,40 @@ def test_study_of_a_maze(saved):
     assert all(map(not_blank, run.glob("*.png")))
 
 
+def test_what_is_measured(monkeypatch):
+    """Against the same measures of a network with known certainties, on actions drawn in the same order."""
+    monkeypatch.setattr(morse_only, "draw_dataset", lambda *_: None)
+    morse = SimpleNamespace(certainty=lambda obs, action: torch.exp(-action.square().sum(-1)))
+    actions = torch.rand(400, 2, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    data = {"observations": torch.zeros(400, 3), "actions": actions}
+    args = resolve(Args(distances=(0.5, 1.0)))
+    found = morse_only.study_dataset(morse, data, {}, args, torch.Generator().manual_seed(0), None)
+    rng = torch.Generator().manual_seed(0)
+    torch.randperm(400, generator=rng)
+    uniform = torch.rand(400, 2, generator=rng) * 2 - 1
+    own = torch.exp(-actions.square().sum(-1))
+    assert found["certainty"]["uniform actions"] == pytest.approx(torch.exp(-uniform.square().sum(-1)).mean().item())
+    assert found["certainty"]["held-out data"] == pytest.approx(own.mean().item())
+    for distance in args.distances:
+        moved, inside = at_distance(actions, distance, rng)
+        near = torch.exp(-moved[inside].square().sum(-1))
+        assert 0.1 < inside.float().mean() < 0.9
+        assert found["certainty at distance"][distance] == pytest.approx(near.mean().item())
+        above = (own[inside][:, None] > near).float().mean().item()
+        assert found["AUROC against distance"][distance] == pytest.approx(above, abs=1e-3)
+
+
+def test_landscape_has_its_actions_on_their_axes():
+    """values[i, j] is at place i of the first dimension asked for, j of the second; an image has rows from below."""
+    morse = SimpleNamespace(certainty=lambda obs, action: action @ torch.tensor([0.1, 0.2, 0.3]))
+    values = morse_only.square(morse, torch.zeros(2), torch.tensor([9.0, 0.5, 9.0]), (2, 0), n=5)
+    axis = torch.linspace(-1, 1, 5)
+    torch.testing.assert_close(values, 0.3 * axis[:, None] + 0.1 * axis + 0.1)
+    figure, axes = morse_only.plt.subplots()
+    image = morse_only.draw_certainty(axes, values, "")
+    assert image.origin == "lower" and np.array_equal(image.get_array(), values.T.numpy())
+
+
 def test_what_is_measured_on_was_not_trained_on(pointmaze, tmp_path, monkeypatch):
     seen = {}
     monkeypatch.setattr(morse_only, "train_morse", lambda agent, data, *_, **__: seen.update(train=data))
@@ -220,7 +254,7 @@ def test_bad_input(tmp_path, pointmaze):
         (["--mode-offset", "1.5"], "--mode-offset must be from"),
         (["--env-id", "pen-humans"], "near matches: pen-human"),
         (["--env-id", pointmaze, "--action-dims", "0", "2"], "--action-dims must be two that differ, below 2"),
-        (["--temperature", "0.5", "0.001"], "--temperature must be from 0.0125"),
+        (["--temperature", "0.5", "0.001"], "--temperature must be from 0.0333"),
         (["--save", "/nowhere/morse.pt"], "cannot write"),
     ):
         process = run_script("morse_only.py", *words, "--runs-dir", str(tmp_path), ok=False)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -106,7 +107,10 @@ def test_what_a_run_leaves(run, pointmaze):
 def test_seeds(run, pointmaze, tmp_path):
     assert same(run, train(pointmaze, tmp_path / "same"))
     assert not same(run, train(pointmaze, tmp_path / "other", seed=2))
-    assert same(run, train(pointmaze, tmp_path / "logs", log_freq=14, eval_freq=20, num_eval_envs=2))
+    other = train(pointmaze, tmp_path / "logs", log_freq=14, eval_freq=20, num_eval_envs=2)
+    assert same(run, other)
+    evaluations = json.loads((other / "results.json").read_text())["evaluations"]
+    assert [entry["step"] for entry in evaluations] == [20, 40, 60]
 
 
 @pytest.mark.parametrize("phase, step", [("morse", 17), ("policy", 25), ("policy", 30), ("policy", 59)])
@@ -169,6 +173,39 @@ def test_stop_while_a_checkpoint_is_written(run, pointmaze, tmp_path, monkeypatc
     assert same(run, stopped)
 
 
+def test_stop_while_results_are_written(pointmaze, tmp_path, monkeypatch):
+    original, calls = Path.write_text, []
+
+    def stop(path, text):
+        original(path, text[:100] if len(calls) == 2 else text)
+        calls.append(path)  # args.json, then results.json at steps 30 and 60
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "write_text", stop)
+    with pytest.raises(SystemExit, match="--resume"):
+        train(pointmaze, tmp_path)
+    monkeypatch.undo()
+    (stopped,) = tmp_path.iterdir()
+    assert [e["step"] for e in json.loads((stopped / "results.json").read_text())["evaluations"]] == [30]
+
+
+def test_steps_per_second(pointmaze, tmp_path, monkeypatch):
+    """Of the steps since the last entry, evaluations and their like apart."""
+    clock, original = [0.0], td3_bst.update
+
+    def update(*args):
+        clock[0] += 0.5
+        return original(*args)
+
+    monkeypatch.setattr(td3_bst, "time", SimpleNamespace(time=lambda: clock[0], time_ns=time.time_ns))
+    monkeypatch.setattr(td3_bst, "update", update)
+    monkeypatch.setattr(td3_bst, "evaluate", lambda *a, original=td3_bst.evaluate: clock.__setitem__(0, clock[0] + 9) or original(*a))
+    run = train(pointmaze, tmp_path, weighting="constant")
+    rates = [e.value for e in EventAccumulator(str(run)).Reload().Scalars("speed/policy_steps_per_second")]
+    assert rates == [4.0] * 6
+
+
 def test_stop_during_an_evaluation(run, pointmaze, tmp_path, monkeypatch):
     monkeypatch.setattr(td3_bst, "evaluate", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(SystemExit):
@@ -199,7 +236,6 @@ def test_signals(pointmaze, tmp_path, number):
     (stopped,) = (tmp_path / "a").iterdir()
     if number == signal.SIGINT:
         assert f"--resume {stopped}" in err and "Traceback" not in err
-    assert not (stopped / "results.json").exists() or json.loads((stopped / "results.json").read_text())
     run_script("td3_bst.py", "--resume", str(stopped))
     whole = train(pointmaze, tmp_path / "b", **{key: value for key, value in kwargs.items() if key != "env_id"})
     assert same(whole, stopped)
