@@ -953,8 +953,8 @@ def main(args):
             origin["command"] = shlex.join(["python", *sys.argv])
             write_file(run_dir / "args.json", json.dumps({"args": vars(args)} | facts | origin, indent=1))
         record = json.loads((run_dir / "args.json").read_text())  # a resumed run keeps its own
-    if args.resume and (new := {name: value for name, value in facts.items() if record[name] != value}):
-        had = {name: record[name] for name in new}
+    if args.resume and (new := {name: value for name, value in facts.items() if record.get(name) != value}):
+        had = {name: record.get(name) for name in new}
         raise UserError(f"{run_dir} was on data with {had}, here {new}; start a new run")
 
     torch.manual_seed(args.seed)
