@@ -206,7 +206,7 @@ def test_a_row_may_differ_in_what_its_method_does_not_read(tmp_path, capsys):
         fields = CLONED | {"policy_extraction": "bst", "expectile": seed, "inverse_temperature": seed}
         write_result(tmp_path / "bst", "a", seed, [5.0], [1], MORSE, **fields)
     assert "| IQL | 50 | 1, 2 | 5.0 [5.0, 5.0] |" in tables(capsys, tmp_path / "awr")
-    assert "| behaviour cloning | 50 | 1, 2 | 5.0 [5.0, 5.0] |" in tables(capsys, tmp_path / "bst")
+    assert "| behaviour cloning (iql_bst.py) | 50 | 1, 2 | 5.0 [5.0, 5.0] |" in tables(capsys, tmp_path / "bst")
     reads = {"discount": CLONED | {"q_weight": 1.0}, "temperature": CLONED | {"weighting": "morse"}, "tau": {}, "kernel": {}}
     reads |= {"actor_learning_rate": CLONED, "bound_targets": {}}
     for name, args in reads.items():
