@@ -254,13 +254,14 @@ def locate_minari(env_id):
     with explain("cannot list Minari's datasets", "set MINARI_DATASETS_PATH to a folder of nothing but such datasets"):
         root = minari.storage.get_dataset_path()
         local = minari.list_local_datasets(compatible_minari_version=True)
-    dataset_id = pick(local)
+    if dataset_id := pick(local):
+        return dataset_id
     recreate = ""
     mazes = "pointmaze-(umaze|medium|large)|antmaze-(umaze(-diverse)?|(medium|large)-(play|diverse))"
     if maze := re.search(rf"(({mazes})(-one-goal)?)(-v\d+)?$", env_id):
         made = maze[1].replace("-one-goal", " --one-goal")
         recreate = f"recreate it: `python benchmark/make_dataset.py {made}`, then --env-id td3-bst/{maze[1]}-v0"
-    if not dataset_id and "/" in name:
+    if "/" in name:
         advice = recreate or f"download it elsewhere (`minari download {name}`) and copy its folder below {root}"
         print(f"{name} is not in {root}: asking Minari's remote ...", flush=True)
         with explain(f"{name} is not in {root} and cannot be downloaded", advice):
@@ -394,18 +395,18 @@ def read_minari(dataset, args):
     return {key: values[:used] for key, values in data.items()}
 
 
-def evaluation_env(env_id, dataset=None):
+def evaluation_env(env_id, dataset=None, task=None):
     """Environment to evaluate in: `env_id`, else the Minari dataset's, else None. Raises UserError.
 
     In a maze, episodes end at the first success or the registered time limit, and the walls are the data's: Minari's
-    AntMaze umaze evaluates on the data's map turned by half (Minari issue 304), which is turned back. Pen and
-    kitchen are D4RL's: Minari gives pen twice the time (issue 303), and rewards a finished task at every later step."""
+    AntMaze umaze evaluates on the data's map turned by half (Minari issue 304), which is turned back. `task`, a
+    row of D4RL_TASKS, makes pen and kitchen D4RL's: Minari gives pen twice the time (issue 303), and rewards a finished
+    task at every later step."""
     metadata = dataset.storage.metadata if dataset else {}
     if not (env_id or metadata.get("eval_env_spec") or metadata.get("env_spec")):
         return None
     with explain("cannot make the evaluation environment", "pass another --eval-env-id"):
         spec = (gym.make(env_id) if env_id else dataset.recover_environment(eval_env=True)).spec
-        task = D4RL_TASKS.get(dataset.id.rpartition("/")[0]) if dataset else None
         if task and (not env_id or dataset.env_spec and env_id == dataset.env_spec.id):
             spec.max_episode_steps, kwargs, _ = task
             spec.kwargs |= kwargs
@@ -477,9 +478,9 @@ def load_dataset(args, device):
             dataset = minari.load_dataset(dataset_id)
             obs_space, action_space = dataset.observation_space, dataset.action_space
             task = D4RL_TASKS.get(dataset_id.rpartition("/")[0])
-            own_scores = [dataset.storage.metadata.get(key) for key in ("ref_min_score", "ref_max_score")]
-            ref_scores = task[2] if task else own_scores
-            env = evaluation_env(args.eval_env_id, dataset)
+            metadata = dataset.storage.metadata
+            ref_scores = task[2] if task else [metadata.get(key) for key in ("ref_min_score", "ref_max_score")]
+            env = evaluation_env(args.eval_env_id, dataset, task)
             arrays = read_minari(dataset, args)
     check(dataset_id, arrays, obs_space, action_space, env)
 

@@ -501,10 +501,10 @@ def test_pen_is_evaluated_for_d4rls_100_steps():
         _, info = load(name)
         assert json.loads(info["env_spec"])["max_episode_steps"] == steps
         np.testing.assert_allclose(info["ref_scores"], scores)
-    for own in ("AdroitHandPen-v1", "PenForTwoSteps-v0"):  # named, the data's environment is the same task; others are not
-        gym.register("PenForTwoSteps-v0", gym.spec("AdroitHandPen-v1").entry_point, max_episode_steps=2)
+    gym.register("PenForTwoSteps-v0", gym.spec("AdroitHandPen-v1").entry_point, max_episode_steps=2)
+    for own, steps in ("AdroitHandPen-v1", 100), ("PenForTwoSteps-v0", 2):  # the data's own, by name, and another
         _, info = load("D4RL/pen/ours-v0", eval_env_id=own)
-        assert json.loads(info["env_spec"])["max_episode_steps"] == (100 if own == "AdroitHandPen-v1" else 2)
+        assert json.loads(info["env_spec"])["max_episode_steps"] == steps
 
 
 def test_recorded_render_mode_opens_no_window():

@@ -178,7 +178,7 @@ def test_landscape_has_its_actions_on_their_axes():
     values = morse_only.square(morse, torch.zeros(2), torch.tensor([9.0, 0.5, 9.0]), (2, 0), n=5)
     axis = torch.linspace(-1, 1, 5)
     torch.testing.assert_close(values, 0.3 * axis[:, None] + 0.1 * axis + 0.1)
-    figure, axes = morse_only.plt.subplots()
+    _, axes = morse_only.plt.subplots()
     image = morse_only.draw_certainty(axes, values, "")
     assert image.origin == "lower" and np.array_equal(image.get_array(), values.T.numpy())
 

@@ -142,12 +142,18 @@ def test_resume_gives_the_same_weights(run, pointmaze, tmp_path, monkeypatch, ph
     assert ours == theirs
 
 
-def test_stop_before_the_first_checkpoint(run, pointmaze, tmp_path, monkeypatch):
-    monkeypatch.setattr(td3_bst, "morse_loss", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
-    with pytest.raises(SystemExit):
+def train_until_stopped(pointmaze, tmp_path, monkeypatch):
+    """The folder of a run that a patch interrupts, once the patches are taken back."""
+    with pytest.raises(SystemExit, match="--resume"):
         train(pointmaze, tmp_path)
     monkeypatch.undo()
     (stopped,) = tmp_path.iterdir()
+    return stopped
+
+
+def test_stop_before_the_first_checkpoint(run, pointmaze, tmp_path, monkeypatch):
+    monkeypatch.setattr(td3_bst, "morse_loss", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+    stopped = train_until_stopped(pointmaze, tmp_path, monkeypatch)
     main(parse_args(["--resume", str(stopped)]))
     assert same(run, stopped)
 
@@ -164,10 +170,7 @@ def test_stop_while_a_checkpoint_is_written(run, pointmaze, tmp_path, monkeypatc
             raise KeyboardInterrupt
 
     monkeypatch.setattr(torch, "save", stop)
-    with pytest.raises(SystemExit, match="--resume"):
-        train(pointmaze, tmp_path)
-    monkeypatch.undo()
-    (stopped,) = tmp_path.iterdir()
+    stopped = train_until_stopped(pointmaze, tmp_path, monkeypatch)
     assert torch.load(stopped / "checkpoint.pt", weights_only=True)["done"] == {"morse": 30, "policy": 10}
     main(parse_args(["--resume", str(stopped)]))
     assert same(run, stopped)
@@ -183,24 +186,24 @@ def test_stop_while_results_are_written(pointmaze, tmp_path, monkeypatch):
             raise KeyboardInterrupt
 
     monkeypatch.setattr(Path, "write_text", stop)
-    with pytest.raises(SystemExit, match="--resume"):
-        train(pointmaze, tmp_path)
-    monkeypatch.undo()
-    (stopped,) = tmp_path.iterdir()
+    stopped = train_until_stopped(pointmaze, tmp_path, monkeypatch)
     assert [e["step"] for e in json.loads((stopped / "results.json").read_text())["evaluations"]] == [30]
 
 
 def test_steps_per_second(pointmaze, tmp_path, monkeypatch):
     """Of the steps since the last entry, evaluations and their like apart."""
-    clock, original = [0.0], td3_bst.update
+    clock = [0.0]
 
-    def update(*args):
-        clock[0] += 0.5
-        return original(*args)
+    def taking(seconds, function):
+        def timed(*args):
+            clock[0] += seconds
+            return function(*args)
+
+        return timed
 
     monkeypatch.setattr(td3_bst, "time", SimpleNamespace(time=lambda: clock[0], time_ns=time.time_ns))
-    monkeypatch.setattr(td3_bst, "update", update)
-    monkeypatch.setattr(td3_bst, "evaluate", lambda *a, original=td3_bst.evaluate: clock.__setitem__(0, clock[0] + 9) or original(*a))
+    monkeypatch.setattr(td3_bst, "update", taking(0.5, td3_bst.update))
+    monkeypatch.setattr(td3_bst, "evaluate", taking(9, td3_bst.evaluate))
     run = train(pointmaze, tmp_path, weighting="constant")
     rates = [e.value for e in EventAccumulator(str(run)).Reload().Scalars("speed/policy_steps_per_second")]
     assert rates == [4.0] * 6
@@ -208,10 +211,7 @@ def test_steps_per_second(pointmaze, tmp_path, monkeypatch):
 
 def test_stop_during_an_evaluation(run, pointmaze, tmp_path, monkeypatch):
     monkeypatch.setattr(td3_bst, "evaluate", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
-    with pytest.raises(SystemExit):
-        train(pointmaze, tmp_path)
-    monkeypatch.undo()
-    (stopped,) = tmp_path.iterdir()
+    stopped = train_until_stopped(pointmaze, tmp_path, monkeypatch)
     main(parse_args(["--resume", str(stopped)]))
     assert same(run, stopped)
     evaluations = json.loads((stopped / "results.json").read_text())["evaluations"]
