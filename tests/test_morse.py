@@ -183,6 +183,37 @@ def test_landscape_has_its_actions_on_their_axes():
     assert image.origin == "lower" and np.array_equal(image.get_array(), values.T.numpy())
 
 
+def test_figures_show_what_was_measured():
+    """Maps in metres, with each place's mean certainty; the curve; each state's own action on its landscape."""
+    generator = torch.Generator().manual_seed(0)
+    place = torch.rand(5_000, 2, generator=generator)  # (n, 2), in units of the deviation
+    actions = torch.rand(5_000, 3, generator=generator) * 2 - 1
+    info = {"dataset_id": "a", "is_maze": True, "obs_mean": torch.tensor([10.0, -20.0]), "obs_std": torch.tensor([2.0, 8.0])}
+    certainty = {"held-out data": place[:, 0], "uniform actions": place[:, 1]}
+    near = {0.5: torch.tensor([0.2, 0.4]), 1.0: torch.tensor([0.1])}
+    args = resolve(Args(landscape_states=(7, 3), action_dims=(2, 0)))
+    morse = SimpleNamespace(certainty=lambda obs, action: obs[:, 0] * (action[:, 1] + 1) / 2)
+    drawn = {}
+    data = {"observations": place, "actions": actions}
+    morse_only.draw_dataset(morse, data, info, certainty, near, args, drawn.__setitem__)
+
+    for axes, dimension in zip(drawn["map"].axes, (0, 1)):  # here certainty is the place in [0, 1] along a dimension
+        (mesh,) = axes.collections
+        corners = mesh.get_coordinates()  # (61, 61, 2)
+        means, metres = mesh.get_array(), (corners[1:, 1:] + corners[:-1, :-1]) / 2
+        expected = (metres - info["obs_mean"].numpy()) / info["obs_std"].numpy()
+        assert 0 < means.mask.mean() < 0.5  # places without data stay empty
+        np.testing.assert_allclose(means.compressed(), expected[..., dimension][~means.mask], atol=0.02)
+    left, right = drawn["certainty"].axes
+    curve, uniform = right.lines
+    np.testing.assert_allclose(curve.get_xydata(), [(0, place[:, 0].mean()), (0.5, 0.3), (1, 0.1)], rtol=1e-5)
+    np.testing.assert_allclose(uniform.get_ydata(), place[:, 1].mean())
+    assert [text.get_text() for text in left.get_legend().texts] == list(certainty)
+    for axes, state in zip(drawn["landscape"].axes, args.landscape_states):
+        np.testing.assert_array_equal(axes.lines[0].get_xydata(), actions[state][None, [2, 0]])
+        np.testing.assert_allclose(axes.images[0].get_array().max(), place[state, 0] * (actions[state, 1] + 1) / 2)
+
+
 def test_what_is_measured_on_was_not_trained_on(pointmaze, tmp_path, monkeypatch):
     seen = {}
     monkeypatch.setattr(morse_only, "train_morse", lambda agent, data, *_, **__: seen.update(train=data))
