@@ -760,7 +760,7 @@ def draw_modes(data, morses, ends, starts, args, figures):
     title = f"certainty, {names[kernel]}; policies, $\\mu$ = {args.temperature[-1]:g}"
     image = draw_certainty(axes, square(morses[kernel], state, state, (0, 1)), title)
     axes.scatter(*data["actions"][:500].T.cpu(), s=6, color="white", edgecolor="gray", lw=0.2, label="data")
-    looks = zip(OBJECTIVES, "xsD", (12, 60, 20), ("red", "tab:orange", "magenta"))
+    looks = zip(OBJECTIVES, "xsDo", (12, 60, 20, 60), ("red", "tab:orange", "magenta", "cyan"), strict=True)
     for objective, marker, size, color in reversed(list(looks)):
         key = (objective, None, None) if objective == "behaviour cloning" else (objective, kernel, args.temperature[-1])
         look = {"color": color} if marker == "x" else {"facecolor": "none", "edgecolor": color}

@@ -79,6 +79,43 @@ def test_where():
     assert morse_only.where(places, resolve(Args())).tolist() == [0, 1, 2, 3, 4, 5, 5]
 
 
+def test_figures_show_where_policies_end():
+    """Each cell of each basin figure against ends that differ by cell; the landscape's policies; each network's image."""
+    args = resolve(Args(temperature=(0.5, 1.0), scale_factors=(0.5, 2.0)))
+    axis = torch.linspace(-1, 1, 5)
+    starts = torch.cartesian_prod(axis, axis)  # (25, 2)
+    places = torch.tensor([[-0.7, -0.7], [0.7, -0.7], [-0.7, 0.7], [0.7, 0.7], [0, 0], [0.4, 0.4]])
+    kernels, ends, kinds = [("rbf", 0.5), ("rbf", 2.0), ("rq", 0.5)], {}, {}
+    ends["behaviour cloning", None, None] = places[[4] * 25]
+    for objective in morse_only.OBJECTIVES[1:]:
+        for kernel in kernels:
+            for temperature in args.temperature:
+                kinds[objective, kernel, temperature] = (3 * torch.arange(5)[:, None] + torch.arange(5) + len(kinds)) % 6
+                ends[objective, kernel, temperature] = places[kinds[objective, kernel, temperature].flatten()]
+    levels = dict(zip(kernels, (0.2, 0.4, 0.6)))
+    certainties = {k: lambda obs, action, level=level: level + action[:, 0] / 10 for k, level in levels.items()}
+    morses = {kernel: SimpleNamespace(certainty=certainty) for kernel, certainty in certainties.items()}
+    drawn = {}
+    morse_only.draw_modes({"actions": places}, morses, ends, starts, args, drawn.__setitem__)
+
+    assert drawn.keys() == {"landscape", "scales", "kernels", "basins_0.5", "basins_1"}
+    for temperature in args.temperature:
+        cells = iter(drawn[f"basins_{temperature:g}"].axes)
+        for objective in morse_only.OBJECTIVES[1:]:
+            for kernel in kernels:  # an image's rows are the second action's, from below
+                (image,) = next(cells).images
+                assert image.origin == "lower"
+                np.testing.assert_array_equal(image.get_array(), kinds[objective, kernel, temperature].T)
+    for name, shown in ("scales", kernels[:2]), ("kernels", kernels[::2]), ("landscape", kernels[:1]):
+        for axes, kernel in zip(drawn[name].axes, shown):
+            assert axes.images[0].get_array().mean() == pytest.approx(levels[kernel], abs=1e-5)
+    dots = {dot.get_label(): dot.get_offsets() for dot in drawn["landscape"].axes[0].collections}
+    np.testing.assert_allclose(dots["data"], places, rtol=1e-6)
+    for objective in morse_only.OBJECTIVES:
+        key = (objective, None, None) if objective == "behaviour cloning" else (objective, kernels[0], 1.0)
+        np.testing.assert_allclose(dots[objective], ends[key][::7], rtol=1e-6)
+
+
 def test_every_policy_starts_alike_on_a_network_of_its_own(monkeypatch):
     """And the share at a mode is of where the policies end."""
     args, starts, losses = resolve(Args(temperature=(0.5, 2.0), scale_factors=(0.5, 2.0), morse_steps=1)), [], []
