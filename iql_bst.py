@@ -6,6 +6,7 @@ Knottenbelt, "Offline Reinforcement Learning with Behavioral Supervisor Tuning",
 Values and critics are IQL's, and never see an action that is not in the data; Q' are Polyak averages of the critics:
     L(V)   = E_D[|tau - 1(u < 0)| * u^2],  u = min_i Q'_i(s, a) - V(s)
     L(Q_i) = E_D[(r + gamma * (1 - d) * V(s') - Q_i(s, a))^2]
+
 The policy is deterministic and clones behaviour where its action leaves the support of the data, by the certainty M of
 a Morse network that is trained first; with --policy-extraction awr it is IQL's Gaussian, trained as in IQL:
     bst:   E_D[-Q_1(s, pi(s)) / mean |Q_1| + (exp((1 - M(s, pi(s))) / mu) - 1) * ||pi(s) - a||^2]
@@ -169,7 +170,7 @@ class Args:
     constant_weight: float = 0.4
     """with constant weighting, the weight of the squared error averaged over action dimensions; 1/2.5 is TD3+BC's"""
     q_weight: float = 1.0
-    """weight of the critic's term in bst; 1 is the paper's; 0 is behaviour cloning, critics being trained all the same"""
+    """weight of the critic's term in bst; 1 is the paper's; 0 is behaviour cloning, but critics are still trained"""
 
 
 # Values for fields left unset, from the first row whose pattern is found in the dataset's name. From IQL: the discount
@@ -290,7 +291,7 @@ class MorseNetwork(nn.Module):
 
 # ---------------------------------------------------------------- data
 
-SHORT_NAMES = [  # D4RL's datasets in Minari: "pen-human" is the newest D4RL/pen/human-vN
+SHORT_NAMES = [  # D4RL's datasets in Minari: "pen-human" is the newest local D4RL/pen/human-vN, else the remote's
     "antmaze-umaze",
     *(f"antmaze-{kind}" for kind in ("umaze-diverse", "medium-play", "medium-diverse", "large-play", "large-diverse")),
     *(f"pointmaze-{maze}{rewards}" for maze in ("open", "umaze", "medium", "large") for rewards in ("", "-dense")),
@@ -332,8 +333,8 @@ def locate_minari(env_id):
     if dataset_id := pick(local):
         return dataset_id
     recreate = ""
-    mazes = "pointmaze-(umaze|medium|large)|antmaze-(umaze(-diverse)?|(medium|large)-(play|diverse))"
-    if maze := re.search(rf"(({mazes})(-one-goal)?)(-v\d+)?$", env_id):
+    mazes = "pointmaze-(umaze|medium|large)|antmaze-(umaze(-diverse)?|(medium|large)-(play|diverse))(-one-goal)?"
+    if maze := re.search(rf"({mazes})(-v\d+)?$", env_id):
         made = maze[1].replace("-one-goal", " --one-goal")
         recreate = f"recreate it: `python benchmark/make_dataset.py {made}`, then --env-id td3-bst/{maze[1]}-v0"
     if "/" in name:
@@ -348,9 +349,9 @@ def locate_minari(env_id):
                 shutil.rmtree(root / dataset_id, ignore_errors=True)  # half a dataset would be taken for a whole one
                 raise
     if not dataset_id:
-        near = difflib.get_close_matches(env_id, [*SHORT_NAMES, *LOCOMOTION, *local], n=3, cutoff=0.5)
-        advice = recreate or f"near matches: {', '.join(near) or 'none; see the README'}"
-        raise UserError(f"there is no dataset {env_id!r}; {advice}")
+        names = sorted({*SHORT_NAMES, *LOCOMOTION, *local} - {env_id})
+        near = ", ".join(difflib.get_close_matches(env_id, names, n=3, cutoff=0.5)) or "none; see the README"
+        raise UserError(f"there is no dataset {env_id!r}; near matches: {near}{recreate and '; or ' + recreate}")
     return dataset_id
 
 
@@ -446,7 +447,8 @@ def read_minari(dataset, args):
     Episodes hold one observation more than actions; no next observation is built across an episode's end."""
     obs_space, action_space = dataset.observation_space, dataset.action_space
     names = f"{args.env_id} {dataset.env_spec}".lower()
-    is_maze = isinstance(obs_space, gym.spaces.Dict) and re.search("antmaze|pointmaze", names)
+    has_goals = isinstance(obs_space, gym.spaces.Dict) and {"achieved_goal", "desired_goal"} <= set(obs_space)
+    is_maze = has_goals and re.search("antmaze|pointmaze", names)
     obs_dim, action_dim = gym.spaces.flatdim(obs_space), gym.spaces.flatdim(action_space)
     shapes = (obs_dim,), (action_dim,), (), (obs_dim,), ()
     data = {key: np.empty((dataset.total_steps, *shape), np.float32) for key, shape in zip(DATA_KEYS, shapes)}
@@ -495,7 +497,7 @@ def evaluation_env(env_id, dataset=None, task=None):
             if fitting[0] is not maze:
                 print("the evaluation maze is turned by half, start and goal with it, to have the data's walls")
             spec.kwargs |= {"maze_map": fitting[0].tolist(), "continuing_task": False}
-            spec.max_episode_steps = gym.spec(spec.id).max_episode_steps
+            spec.max_episode_steps = gym.registry.get(spec.id, spec).max_episode_steps  # its own, if not registered
         spec.kwargs.pop("render_mode", None)  # a recorded "human" would open windows
         spec.to_json()  # raises if it cannot be stored with the run
         return gym.make(spec)
@@ -911,25 +913,29 @@ def parse_args(argv=None):
     return args
 
 
-def describe_morse(morse, info):
-    """What must match before a Morse network's weights are reused: shapes, kernel, data and its normalisation."""
+def describe_morse(morse, data, info, args):
+    """What must match before a Morse network's weights are reused: data and its scaling, the network, its training."""
     dataset = info["dataset_id"]
     dataset = Path(dataset).name if dataset.endswith((".hdf5", ".h5")) else dataset  # wherever the file lies
     facts = {"dataset": dataset, "number of transitions": info["transitions"]}
+    facts |= {"mean action": data["actions"].mean(0).tolist()}  # tells two draws of --dataset-fraction apart
     facts |= {"shapes": [list(p.shape) for p in morse.parameters()]}
     facts |= {"kernel": [morse.kernel, morse.rq_shape if morse.kernel == "rq" else None, morse.kernel_scale]}
     facts |= {"action scale": [info[key].tolist() for key in ("action_low", "action_high")]}
-    return facts | {"observation scale": [info[key].tolist() for key in ("obs_mean", "obs_std")]}
+    facts |= {"observation scale": [info[key].tolist() for key in ("obs_mean", "obs_std")]}
+    training = ("morse_steps", "morse_batch_size", "morse_learning_rate", "num_uniform", "uniform_weight")
+    return facts | {name: getattr(args, name) for name in training}
 
 
-def load_morse(morse, info, path):
-    """Fill `morse` from a file of `morse_only.py --save`. Raises UserError if it is of another network or data."""
-    needed = describe_morse(morse, info)
+def load_morse(morse, data, info, args):
+    """Fill `morse` from --morse-checkpoint. Raises UserError if that is of another network, data or training."""
+    needed, path = describe_morse(morse, data, info, args), args.morse_checkpoint
     with explain(f"cannot read {path}", "pass a file of `morse_only.py --save`"):
         saved = torch.load(path, map_location="cpu", weights_only=True)
         weights, facts = saved["morse"], {name: saved["facts"][name] for name in needed}
     for name, own in needed.items():
-        near = name == "observation scale" and np.allclose(facts[name], own, rtol=1e-4, atol=1e-4)  # but for rounding
+        is_rounded = name in ("observation scale", "mean action")
+        near = is_rounded and np.allclose(facts[name], own, rtol=1e-4, atol=1e-4)
         if facts[name] != own and not near:
             had, have = f"{facts[name]}"[:80], f"{own}"[:80]
             raise UserError(f"{path} differs in {name}: {had}, here {have}; train one with these arguments")
@@ -1008,7 +1014,7 @@ def main(args):
             for name, part in vars(agent).items():
                 part.load_state_dict(checkpoint[name])
     elif args.morse_checkpoint:
-        load_morse(agent.morse, info, args.morse_checkpoint)
+        load_morse(agent.morse, data, info, args)
         done["morse"] = args.morse_steps
     logged_at = time.time()
 

@@ -5,6 +5,7 @@ the Morse network Dherin et al., "Morse Neural Networks for Uncertainty Quantifi
 
 Train a Morse network, whose certainty M(s, a) = exp(-lambda^2 / 2 * ||f(s, a) - a||^2) is near 1 on the data, by
     L(f) = E_D[-log M(s, a)] + E_{s~D, u~U}[M(s, u)],
+
 then TD3 with a policy objective that clones behaviour where the policy's action leaves the data's support:
     L(pi) = E_D[-Q(s, pi(s)) / mean |Q| + (exp((1 - M(s, pi(s))) / mu) - 1) * ||pi(s) - a||^2].
 
@@ -280,7 +281,7 @@ class MorseNetwork(nn.Module):
 
 # ---------------------------------------------------------------- data
 
-SHORT_NAMES = [  # D4RL's datasets in Minari: "pen-human" is the newest D4RL/pen/human-vN
+SHORT_NAMES = [  # D4RL's datasets in Minari: "pen-human" is the newest local D4RL/pen/human-vN, else the remote's
     "antmaze-umaze",
     *(f"antmaze-{kind}" for kind in ("umaze-diverse", "medium-play", "medium-diverse", "large-play", "large-diverse")),
     *(f"pointmaze-{maze}{rewards}" for maze in ("open", "umaze", "medium", "large") for rewards in ("", "-dense")),
@@ -322,8 +323,8 @@ def locate_minari(env_id):
     if dataset_id := pick(local):
         return dataset_id
     recreate = ""
-    mazes = "pointmaze-(umaze|medium|large)|antmaze-(umaze(-diverse)?|(medium|large)-(play|diverse))"
-    if maze := re.search(rf"(({mazes})(-one-goal)?)(-v\d+)?$", env_id):
+    mazes = "pointmaze-(umaze|medium|large)|antmaze-(umaze(-diverse)?|(medium|large)-(play|diverse))(-one-goal)?"
+    if maze := re.search(rf"({mazes})(-v\d+)?$", env_id):
         made = maze[1].replace("-one-goal", " --one-goal")
         recreate = f"recreate it: `python benchmark/make_dataset.py {made}`, then --env-id td3-bst/{maze[1]}-v0"
     if "/" in name:
@@ -338,9 +339,9 @@ def locate_minari(env_id):
                 shutil.rmtree(root / dataset_id, ignore_errors=True)  # half a dataset would be taken for a whole one
                 raise
     if not dataset_id:
-        near = difflib.get_close_matches(env_id, [*SHORT_NAMES, *LOCOMOTION, *local], n=3, cutoff=0.5)
-        advice = recreate or f"near matches: {', '.join(near) or 'none; see the README'}"
-        raise UserError(f"there is no dataset {env_id!r}; {advice}")
+        names = sorted({*SHORT_NAMES, *LOCOMOTION, *local} - {env_id})
+        near = ", ".join(difflib.get_close_matches(env_id, names, n=3, cutoff=0.5)) or "none; see the README"
+        raise UserError(f"there is no dataset {env_id!r}; near matches: {near}{recreate and '; or ' + recreate}")
     return dataset_id
 
 
@@ -436,7 +437,8 @@ def read_minari(dataset, args):
     Episodes hold one observation more than actions; no next observation is built across an episode's end."""
     obs_space, action_space = dataset.observation_space, dataset.action_space
     names = f"{args.env_id} {dataset.env_spec}".lower()
-    is_maze = isinstance(obs_space, gym.spaces.Dict) and re.search("antmaze|pointmaze", names)
+    has_goals = isinstance(obs_space, gym.spaces.Dict) and {"achieved_goal", "desired_goal"} <= set(obs_space)
+    is_maze = has_goals and re.search("antmaze|pointmaze", names)
     obs_dim, action_dim = gym.spaces.flatdim(obs_space), gym.spaces.flatdim(action_space)
     shapes = (obs_dim,), (action_dim,), (), (obs_dim,), ()
     data = {key: np.empty((dataset.total_steps, *shape), np.float32) for key, shape in zip(DATA_KEYS, shapes)}
@@ -485,7 +487,7 @@ def evaluation_env(env_id, dataset=None, task=None):
             if fitting[0] is not maze:
                 print("the evaluation maze is turned by half, start and goal with it, to have the data's walls")
             spec.kwargs |= {"maze_map": fitting[0].tolist(), "continuing_task": False}
-            spec.max_episode_steps = gym.spec(spec.id).max_episode_steps
+            spec.max_episode_steps = gym.registry.get(spec.id, spec).max_episode_steps  # its own, if not registered
         spec.kwargs.pop("render_mode", None)  # a recorded "human" would open windows
         spec.to_json()  # raises if it cannot be stored with the run
         return gym.make(spec)
@@ -873,25 +875,29 @@ def parse_args(argv=None):
     return args
 
 
-def describe_morse(morse, info):
-    """What must match before a Morse network's weights are reused: shapes, kernel, data and its normalisation."""
+def describe_morse(morse, data, info, args):
+    """What must match before a Morse network's weights are reused: data and its scaling, the network, its training."""
     dataset = info["dataset_id"]
     dataset = Path(dataset).name if dataset.endswith((".hdf5", ".h5")) else dataset  # wherever the file lies
     facts = {"dataset": dataset, "number of transitions": info["transitions"]}
+    facts |= {"mean action": data["actions"].mean(0).tolist()}  # tells two draws of --dataset-fraction apart
     facts |= {"shapes": [list(p.shape) for p in morse.parameters()]}
     facts |= {"kernel": [morse.kernel, morse.rq_shape if morse.kernel == "rq" else None, morse.kernel_scale]}
     facts |= {"action scale": [info[key].tolist() for key in ("action_low", "action_high")]}
-    return facts | {"observation scale": [info[key].tolist() for key in ("obs_mean", "obs_std")]}
+    facts |= {"observation scale": [info[key].tolist() for key in ("obs_mean", "obs_std")]}
+    training = ("morse_steps", "morse_batch_size", "morse_learning_rate", "num_uniform", "uniform_weight")
+    return facts | {name: getattr(args, name) for name in training}
 
 
-def load_morse(morse, info, path):
-    """Fill `morse` from a file of `morse_only.py --save`. Raises UserError if it is of another network or data."""
-    needed = describe_morse(morse, info)
+def load_morse(morse, data, info, args):
+    """Fill `morse` from --morse-checkpoint. Raises UserError if that is of another network, data or training."""
+    needed, path = describe_morse(morse, data, info, args), args.morse_checkpoint
     with explain(f"cannot read {path}", "pass a file of `morse_only.py --save`"):
         saved = torch.load(path, map_location="cpu", weights_only=True)
         weights, facts = saved["morse"], {name: saved["facts"][name] for name in needed}
     for name, own in needed.items():
-        near = name == "observation scale" and np.allclose(facts[name], own, rtol=1e-4, atol=1e-4)  # but for rounding
+        is_rounded = name in ("observation scale", "mean action")
+        near = is_rounded and np.allclose(facts[name], own, rtol=1e-4, atol=1e-4)
         if facts[name] != own and not near:
             had, have = f"{facts[name]}"[:80], f"{own}"[:80]
             raise UserError(f"{path} differs in {name}: {had}, here {have}; train one with these arguments")
@@ -970,7 +976,7 @@ def main(args):
             for name, part in vars(agent).items():
                 part.load_state_dict(checkpoint[name])
     elif args.morse_checkpoint:
-        load_morse(agent.morse, info, args.morse_checkpoint)
+        load_morse(agent.morse, data, info, args)
         done["morse"] = args.morse_steps
     logged_at = time.time()
 

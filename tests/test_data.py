@@ -429,8 +429,13 @@ def test_unreachable_remote_names_the_command_that_helps(remote):
 
 def test_a_remote_without_the_dataset_names_the_command_that_helps(remote):
     for name in ("td3-bst/antmaze-umaze-diverse-one-goal-v0", "antmaze-umaze-diverse"):
-        with pytest.raises(UserError, match=f"no dataset '{name}'; recreate it: .*make_dataset.py antmaze-umaze-diverse"):
+        advice = "near matches: .*; or recreate it: .*make_dataset.py antmaze-umaze-diverse"
+        with pytest.raises(UserError, match=f"no dataset '{name}'; {advice}"):
             load(name)
+    with pytest.raises(UserError, match="'antmaze-umaze-v2'; near matches: antmaze-umaze, .*; or recreate it"):
+        load("antmaze-umaze-v2")  # D4RL's name, to be asked for without the version
+    with pytest.raises(UserError, match="'td3-bst/pointmaze-umaze-one-goal-v0'; near matches: [^;]*$"):
+        load("td3-bst/pointmaze-umaze-one-goal-v0")  # make_dataset.py makes one goal for AntMaze only
 
 
 def test_incomplete_dataset_is_named(remote):
@@ -482,6 +487,25 @@ def test_antmaze_is_evaluated_on_the_datas_walls(capsys):
         assert ("turned" in capsys.readouterr().out) == said
     with pytest.raises(UserError, match="other walls than the data's"):
         load(antmaze("test/antmaze-umaze-v2", [[1, 1, 1], [1, "g", 1], [1, "r", 1], [1, 1, 1]]))
+
+
+def test_a_maze_that_nobody_registered_keeps_its_own_time_limit(monkeypatch):
+    """As its data is on a machine on which the script that registered it for the recording did not run."""
+    env_id, entry_point = "PointMaze_Mine-v0", "gymnasium_robotics.envs.maze.point_maze:PointMazeEnv"
+    gym.register(env_id, entry_point, max_episode_steps=123, kwargs={"maze_map": [[1] * 4, [1, "r", "g", 1], [1] * 4]})
+    collect("test/pointmaze-mine-v0", gym.make(env_id), 3)
+    monkeypatch.delitem(gym.registry, env_id)
+    _, info = load("test/pointmaze-mine-v0")
+    assert json.loads(info["env_spec"])["max_episode_steps"] == 123 and info["is_maze"]
+
+
+def test_a_dict_without_goals_is_no_goal_maze():
+    """Whatever its name: nothing in it says what a success is."""
+    space = gym.spaces.Dict(state=gym.spaces.Box(-1, 1, (2,), np.float32))
+    one = {"observations": {"state": np.zeros((4, 2), np.float32)}, "actions": np.zeros((3, 1), np.float32)}
+    one |= {"rewards": np.arange(3.0), "terminations": np.arange(3) == 2, "truncations": np.zeros(3, bool)}
+    data, _ = load(make_minari("test/antmaze-state-v0", [one], space, gym.spaces.Box(-1, 1, (1,), np.float32)))
+    assert data["terminations"].tolist() == [0, 0, 1]
 
 
 @pytest.mark.parametrize("task", ["Door", "Hammer", "Relocate"])

@@ -166,6 +166,9 @@ def test_four_modes_from_a_copy_of_the_file_alone(tmp_path):
     assert all(map(not_blank, run.glob("*.png"))) and list(run.glob("events*"))
 
 
+SAVED = {"morse_steps": 500, "morse_hidden_dims": (32,), "morse_batch_size": 256}  # arguments of the network below
+
+
 @pytest.fixture(scope="module")
 def saved(pointmaze, tmp_path_factory):
     """A short study of a maze, and the network that it saved."""
@@ -267,7 +270,7 @@ def test_what_is_measured_on_was_not_trained_on(pointmaze, tmp_path, monkeypatch
 def test_a_saved_network_is_taken_as_it_is(script, saved, pointmaze, tmp_path, monkeypatch):
     path, calls = saved[1], []
     monkeypatch.setattr(script, "morse_loss", lambda *_: calls.append(0))
-    kwargs = TINY | {"morse_hidden_dims": (32,), "morse_checkpoint": str(path), "env_id": pointmaze, "runs_dir": str(tmp_path)}
+    kwargs = TINY | SAVED | {"morse_checkpoint": str(path), "env_id": pointmaze, "runs_dir": str(tmp_path)}
     script.main(script.resolve(script.Args(**kwargs)))
     (run,) = tmp_path.iterdir()
     ours, theirs = torch.load(run / "checkpoint.pt")["morse"], torch.load(path)["morse"]
@@ -282,11 +285,13 @@ def test_a_saved_network_is_taken_as_it_is(script, saved, pointmaze, tmp_path, m
         ({"morse_hidden_dims": (16,)}, "shapes"),
         ({"dataset_fraction": 0.5}, "number of transitions"),
         ({"normalize_obs": False}, "observation scale"),
+        ({"morse_steps": 499}, "morse_steps"),
+        ({"uniform_weight": 30.0}, "uniform_weight"),
     ],
 )
 def test_a_saved_network_of_another_kind_is_refused(kwargs, name, saved, pointmaze, tmp_path):
     with pytest.raises(UserError, match=f"differs in {name}: .*train one with these arguments"):
-        train(pointmaze, tmp_path, **({"morse_hidden_dims": (32,), "morse_checkpoint": str(saved[1])} | kwargs))
+        train(pointmaze, tmp_path, **(SAVED | {"morse_checkpoint": str(saved[1])} | kwargs))
 
 
 def test_a_saved_network_of_another_dataset_is_refused(saved):
@@ -294,22 +299,28 @@ def test_a_saved_network_of_another_dataset_is_refused(saved):
     info = {"dataset_id": "another", "obs_mean": torch.zeros(8), "obs_std": torch.ones(8)}
     info |= {"action_low": -torch.ones(2), "action_high": torch.ones(2), "transitions": 9}
     assert facts["dataset"] == "td3-bst/pointmaze-umaze-v0"
+    args = td3_bst.resolve(td3_bst.Args(morse_checkpoint=str(saved[1])))
     with pytest.raises(UserError, match="differs in dataset: td3-bst/pointmaze-umaze-v0, here another"):
-        td3_bst.load_morse(td3_bst.MorseNetwork(8, 2, (32,)), info, saved[1])
+        td3_bst.load_morse(td3_bst.MorseNetwork(8, 2, (32,)), {"actions": torch.zeros(9, 2)}, info, args)
 
 
 def test_what_makes_another_network(saved):
-    """Bounds of the actions do, rounding of the observations' scale does not, nor where an HDF5 file lies."""
+    """Bounds of the actions do, as other actions, rounding of scale or actions does not, nor where an HDF5 file lies."""
     morse = morse_only.MorseNetwork(3, 2, (4,))
     info = {"dataset_id": "here/a.hdf5", "obs_mean": torch.zeros(3), "obs_std": torch.ones(3)}
     info |= {"action_low": -torch.ones(2), "action_high": torch.ones(2), "transitions": 9}
-    path = saved[1].with_name("mine.pt")
-    torch.save({"facts": morse_only.describe_morse(morse, info), "morse": morse.state_dict()}, path)
+    args = td3_bst.resolve(td3_bst.Args(morse_checkpoint=str(saved[1].with_name("mine.pt"))))
+    data = {"actions": torch.rand(9, 2)}
+    facts = morse_only.describe_morse(morse, data, info, args)
+    torch.save({"facts": facts, "morse": morse.state_dict()}, args.morse_checkpoint)
     other = td3_bst.MorseNetwork(3, 2, (4,))
-    td3_bst.load_morse(other, info | {"dataset_id": "/there/a.hdf5", "obs_mean": torch.full((3,), 1e-6)}, path)
+    moved = info | {"dataset_id": "/there/a.hdf5", "obs_mean": torch.full((3,), 1e-6)}
+    td3_bst.load_morse(other, {"actions": data["actions"] + 1e-6}, moved, args)
     assert all(torch.equal(p, q) for p, q in zip(morse.parameters(), other.parameters()))
     with pytest.raises(UserError, match="differs in action scale"):
-        td3_bst.load_morse(other, info | {"action_high": torch.full((2,), 2.0)}, path)
+        td3_bst.load_morse(other, data, info | {"action_high": torch.full((2,), 2.0)}, args)
+    with pytest.raises(UserError, match="differs in mean action"):
+        td3_bst.load_morse(other, {"actions": data["actions"] + 1e-2}, info, args)
 
 
 def test_bad_input(tmp_path, pointmaze):
