@@ -376,6 +376,8 @@ def main(args):
     if args.one_goal:
         episodes = list(relabel(args, episodes))
 
+    if path.exists():
+        sys.exit(f"error: {path} exists by now, another process made it or is at it; this one has left it as it is")
     print(f"writing {path} ...", flush=True)
     try:
         warnings.filterwarnings("ignore", category=UserWarning, module="minari")  # author and e-mail, which it has not

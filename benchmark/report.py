@@ -126,6 +126,7 @@ def unread(args):
     is_awr = args.get("policy_extraction") == "awr"
     names = set() if is_awr else {"inverse_temperature", "max_awr_weight"}
     names |= {"constant_weight"} if is_awr or args["weighting"] == "morse" else set()
+    names |= ({"q_weight"} if is_awr else set()) | ({"rq_shape"} if args.get("kernel") != "rq" else set())
     if args["weighting"] == "constant" or is_awr:
         names |= {name for name in args if re.match("morse_|num_uniform|uniform_|kernel|rq_|temperature|detach_", name)}
     if args["q_weight"] == 0 and not is_awr:
@@ -134,13 +135,17 @@ def unread(args):
     return names
 
 
+def dataset_of(record):
+    """A run's dataset: its id, or the name of its file, wherever that was."""
+    dataset = record["dataset_id"]
+    return Path(dataset).name if dataset.endswith((".hdf5", ".h5")) else dataset
+
+
 def rows_of(records):
     """Runs that differ only in seed, sorted by it, by (dataset, method, gradient steps). SystemExit on a repeated seed."""
     rows = {}
     for record in sorted(records, key=lambda record: record["args"]["seed"]):
-        dataset = record["dataset_id"]
-        dataset = Path(dataset).name if dataset.endswith((".hdf5", ".h5")) else dataset  # wherever the file was
-        rows.setdefault((dataset, method(record), last(record)["step"]), []).append(record)
+        rows.setdefault((dataset_of(record), method(record), last(record)["step"]), []).append(record)
     for (dataset, name, _), runs in rows.items():
         seeds = [run["args"]["seed"] for run in runs]
         totals = {run["args"].get("total_timesteps") for run in runs}
@@ -346,18 +351,26 @@ def modes(records):
 
 
 def certainties(records):
-    """Table of morse_only.py on datasets: mean certainty by what the action is, AUROC of the data's own against it."""
+    """Table of morse_only.py on datasets: mean certainty by what the action is, AUROC of the data's own against it.
+
+    Each a mean over the runs that differ only in seed. SystemExit on a repeated seed."""
     distances = sorted({d for record in records for d in record["morse"]["certainty at distance"]}, key=float)
     others = ["actions of other states", "uniform actions"]
-    head = ["dataset", "kernel, lambda", "held-out data", *(f"at {distance}" for distance in distances), *others]
-    lines = [[*head, *(f"AUROC, {name}" for name in others)]]
-    for record in sorted(records, key=lambda record: (record["dataset_id"], record["args"]["kernel_scale_factor"])):
+    head = ["dataset", "kernel, lambda", "seeds", "held-out data", *(f"at {distance}" for distance in distances), *others]
+    lines, rows = [[*head, *(f"AUROC, {name}" for name in others)]], {}
+    for record in sorted(records, key=lambda record: [record["args"][name] for name in ("kernel_scale_factor", "seed")]):
         args, study = record["args"], record["morse"]
         values = [study["certainty"]["held-out data"], *map(study["certainty at distance"].get, distances)]
         values += [study["certainty"][name] for name in others] + [study["AUROC against"][name] for name in others]
         kernel = f"{args['kernel'].upper()}, {args['kernel_scale_factor']:g} k"
         kernel = " ".join([kernel, *flags(args, morse_only, KERNEL)])
-        lines.append([record["dataset_id"], kernel, *("" if value is None else f"{value:.2f}" for value in values)])
+        rows.setdefault((dataset_of(record), kernel), {}).setdefault(args["seed"], []).append(values)
+    for (dataset, kernel), seeds in sorted(rows.items(), key=lambda row: row[0][0]):
+        if any(len(runs) > 1 for runs in seeds.values()):
+            sys.exit(f"error: {dataset} has two runs of one seed with {kernel}; move away those not to count")
+        means = np.mean([[np.nan if x is None else x for x in values] for (values,) in seeds.values()], 0)
+        cells = ("" if np.isnan(value) else f"{value:.2f}" for value in means)
+        lines.append([dataset, kernel, ", ".join(map(str, seeds)), *cells])
     return markdown(lines)
 
 
@@ -483,13 +496,14 @@ def main(folder: tyro.conf.Positional[str], into: str | None = None, out: str | 
     texts = tables(records, rows)
     print("\n\n".join(text for name, text in texts.items() if re.match("results|four-modes|certainty", name)))
     if into:
-        page, found = Path(into).read_text(), 0
-        for name, text in texts.items():
+        page = Path(into).read_text()
+        places = set(re.findall(r"<!-- /(.*) -->", page))
+        if not places or not places <= texts.keys():
+            places = f"places for {', '.join(sorted(places - texts.keys()))}" if places else "no lines <!-- NAME --> and <!-- /NAME -->"
+            sys.exit(f"error: {into} has {places}; the tables of {folder} are {', '.join(texts)}")
+        for name in places:
             pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
-            page, count = re.subn(pattern, lambda m: m[1] + text + "\n" + m[2], page, flags=re.DOTALL)
-            found += count
-        if not found:
-            sys.exit(f"error: {into} has no lines <!-- NAME --> and <!-- /NAME --> with a NAME of: {', '.join(texts)}")
+            page = re.sub(pattern, lambda m: m[1] + texts[name] + "\n" + m[2], page, flags=re.DOTALL)
         Path(into).write_text(page)
     if out:
         write_page(texts, rows, Path(out), shlex.join(["python", *sys.argv]))

@@ -202,11 +202,14 @@ def test_a_row_may_differ_in_what_its_method_does_not_read(tmp_path, capsys):
     assert "| behaviour cloning | 50 | 1, 2 | 5.0 [5.0, 5.0] |" in tables(capsys, tmp_path)
     for seed in 1, 2:
         fields = {"policy_extraction": "awr", "weighting": "constant", "constant_weight": seed, "temperature": seed}
+        fields |= {"q_weight": seed + 1.0}
         write_result(tmp_path / "awr", "a", seed, [5.0], [1], MORSE, **fields)
         fields = CLONED | {"policy_extraction": "bst", "expectile": seed, "inverse_temperature": seed}
         write_result(tmp_path / "bst", "a", seed, [5.0], [1], MORSE, **fields)
+        write_result(tmp_path / "rbf", "a", seed, [5.0], [1], MORSE, kernel="rbf", rq_shape=seed, constant_weight=seed)
     assert "| IQL | 50 | 1, 2 | 5.0 [5.0, 5.0] |" in tables(capsys, tmp_path / "awr")
     assert "| behaviour cloning (iql_bst.py) | 50 | 1, 2 | 5.0 [5.0, 5.0] |" in tables(capsys, tmp_path / "bst")
+    assert "| TD3-BST | 50 | 1, 2 | 5.0 [5.0, 5.0] |" in tables(capsys, tmp_path / "rbf")
     reads = {"discount": CLONED | {"q_weight": 1.0}, "temperature": CLONED | {"weighting": "morse"}, "tau": {}, "kernel": {}}
     reads |= {"actor_learning_rate": CLONED, "bound_targets": {}}
     for name, args in reads.items():
@@ -232,6 +235,29 @@ def test_statistics():
     a, b = [rng.normal(1, 1, 200)], [rng.normal(0, 1, 300)]
     value, low, high = report.interval(report.improvement, a, b, reps=500)
     assert low < 0.760 < high and high - low < 0.12  # the normal distribution at 1 / sqrt(2)
+    same = [np.arange(5.0)]
+    value, low, high = report.interval(report.improvement, same, same)
+    assert value == 0.5 and low < 0.3 and high > 0.7  # the two are drawn apart, else these would be 0.5 as well
+
+
+def test_methods_are_compared_at_the_most_steps(tmp_path):
+    for name, scores in ("a", [10.0]), ("b", [10.0, 90.0]):
+        write_result(tmp_path, name, 1, scores, [1], MORSE, "td3-bst/pointmaze-x-v0")
+    assert report.longest(report.rows_of(report.read(tmp_path))) == {"TD3-BST": {"td3-bst/pointmaze-x-v0": [90.0]}}
+
+
+def test_figures_of_scores(tmp_path):
+    """A curve is the mean, its band from the lowest seed to the highest; a profile the share above tau."""
+    for seed, end in (1, 30), (2, 50), (3, 100):
+        write_result(tmp_path, "a", seed, [10.0 * seed, end], [1], MORSE, "td3-bst/pointmaze-x-v0")
+    rows = report.rows_of(report.read(tmp_path))
+    (axes,) = report.draw_curves(rows).axes
+    assert axes.lines[0].get_xydata().tolist() == [[50, 20], [100, 60]]
+    band = axes.collections[0].get_paths()[0].vertices.tolist()
+    assert {tuple(point) for point in band} == {(50, 10), (50, 30), (100, 30), (100, 100)}
+    (line,) = report.draw_profiles(report.longest(rows)).axes[0].lines
+    share = dict(line.get_xydata().tolist())
+    assert [share[tau] for tau in (0, 30, 49.75, 50, 100)] == pytest.approx([1, 2 / 3, 2 / 3, 1 / 3, 0])
 
 
 @pytest.mark.parametrize("page, runs", [("README.md", "."), ("benchmark/results.md", "."), ("benchmark/antmaze.md", "antmaze")])
@@ -262,10 +288,18 @@ def test_report_of_morse_networks(tmp_path, capsys):
     study = {"certainty": {"held-out data": 0.9, "uniform actions": 0.1, "actions of other states": 0.6}}
     study |= {"certainty at distance": {"0.5": 0.7}, "AUROC against": {"uniform actions": 0.99, "actions of other states": 0.8}}
     write_morse(tmp_path, "maze", study)
+    for seed, value in (2, 0.2), (3, 0.4):
+        study["certainty"]["uniform actions"] = value
+        write_morse(tmp_path, f"{seed}/maze.hdf5", study, seed)  # where a file lies makes no other row
     out = tables(capsys, tmp_path)
     assert "| 2 seeds, mu = 0.25 / 1 | RBF, 0.5 k |" in out and "| behaviour cloning | 0 |" in out
     assert "| uncertainty alone | 25 / 70 |" in out
-    assert "| maze | RQ, 2 k `--num-uniform 4` | 0.90 | 0.70 | 0.60 | 0.10 | 0.80 | 0.99 |" in out
+    assert "| maze | RQ, 2 k `--num-uniform 4` | 1 | 0.90 | 0.70 | 0.60 | 0.10 | 0.80 | 0.99 |" in out
+    assert "| maze.hdf5 | RQ, 2 k `--num-uniform 4` | 2, 3 | 0.90 | 0.70 | 0.60 | 0.30 | 0.80 | 0.99 |" in out
+    write_morse(tmp_path, "4/maze.hdf5", study, 3)
+    with pytest.raises(SystemExit, match="maze.hdf5 has two runs of one seed with RQ"):
+        report.main(str(tmp_path))
+    shutil.rmtree(tmp_path / "4")
     for seed, other in (2, {}), (3, {"morse_steps": 10}):  # a seed twice, another setting
         write_morse(tmp_path, "trial", entries, seed, **other)
         with pytest.raises(SystemExit, match="four modes, seeds .*move away"):
@@ -274,20 +308,24 @@ def test_report_of_morse_networks(tmp_path, capsys):
 
 
 def write_morse(folder, name, study, seed=1, **args):
-    (folder / name).mkdir()
+    (folder / name).mkdir(parents=True)
     command = "python morse_only.py --env-id maze --kernel rq --kernel-scale-factor 2 --num-uniform 4 --seed 1"
     args = {"env_id": "maze", "kernel": "rq", "kernel_scale_factor": 2.0, "num_uniform": 4} | args
     record = {"dataset_id": name, "args": args | {"seed": seed}, "morse": study, "command": command}
     (folder / name / "results.json").write_text(json.dumps(record))
 
 
-@pytest.mark.parametrize("text", ["no markers", None])
+PAGE = "<!-- results -->\n<!-- /results -->\n<!-- aggregates X -->\n<!-- /aggregates X -->"
+
+
+@pytest.mark.parametrize("text", ["no markers", PAGE, None])
 def test_report_that_cannot_be_made(tmp_path, text):
     page = tmp_path / "page.md"
     page.write_text(str(text))
     if text:
         write_result(tmp_path, "a", 1, [1.0], [1], MORSE)
     process = run_script("benchmark/report.py", str(tmp_path), "--into", str(page), ok=False)
+    assert text != PAGE or "has places for aggregates X;" in process.stderr
     error = process.stderr.splitlines()[-1]
     assert process.returncode == 1 and error.startswith("error: ") and "Traceback" not in process.stderr
     assert page.read_text() == str(text)
@@ -299,6 +337,11 @@ def test_report_that_goes_nowhere(tmp_path, option):
     place = {"into": tmp_path / "absent.md", "out": tmp_path / "a1/results.json"}[option]
     with pytest.raises(SystemExit, match="^error: .*(no page|not a folder)"):
         report.main(str(tmp_path), **{option: str(place)})
+
+
+def test_random_actions_are_uniform():
+    actions = random_policy.RandomActor(2, seed=0)(torch.zeros(1000, 3))
+    assert actions.shape == (1000, 2) and actions.min() < -0.95 and actions.max() > 0.95 and abs(actions.mean()) < 0.1
 
 
 def test_random_policy(pointmaze, tmp_path, capsys):
@@ -369,6 +412,11 @@ def test_film(pointmaze, tmp_path, monkeypatch):
     assert (run / "film.png").stat().st_size > 1000
     ((env, policy, seed, steps),) = shown
     assert steps.tolist() == [0, 100, 200, 300] and seed == played[1]  # an evaluation's own
+    saved = torch.load(run / "model.pt", weights_only=True)
+    actor = td3_bst.Actor(8, 2, record["args"]["actor_hidden_dims"])
+    actor.load_state_dict(saved["actor"])
+    some = np.random.default_rng(0).normal(size=(5, 8))
+    np.testing.assert_array_equal(policy(some), td3_bst.make_policy(actor, saved["info"])(some))
     pictures, length = play(env, policy, seed, steps)
     assert len(pictures) == 4 and length == 300
     obs, _ = env.reset(seed=seed)

@@ -12,8 +12,11 @@ import gymnasium as gym
 import make_dataset
 import minari
 import numpy as np
+import planner_policy
 import pytest
 import rank_actions
+import td3_bst
+import torch
 from conftest import ROOT, heed_ctrl_c, run_script
 from td3_bst import domain_of, evaluation_env
 from test_data import load
@@ -214,9 +217,65 @@ def test_actions_are_the_controllers_with_noise():
     assert len(left) > 100 and np.std(left) == pytest.approx(0.2, rel=0.15) and abs(np.mean(left)) < 0.05
 
 
-def test_planner_policy(tmp_path):
-    args = ("pointmaze-umaze", "--episodes", "5", "--runs-dir", str(tmp_path))
-    run_script("benchmark/planner_policy.py", *args)
+@pytest.mark.parametrize("maze", ["pointmaze-umaze", "antmaze-umaze-diverse"])
+def test_stored_actions_play_the_episode_again(maze):
+    """From the same start they lead to the stored observations and rewards: none is scaled, clipped or a step late."""
+    args = make_dataset.resolve(make_dataset.Args(maze, steps=60))
+    episode = next(make_dataset.collect(args, 60, 3))
+    env = make_dataset.make_env(args)
+    obs, _ = env.reset(seed=3)
+    if maze.startswith("ant"):
+        cells = make_dataset.draw_cells(args, env.unwrapped.maze, np.random.default_rng(3))
+        obs, _ = env.reset(options=cells)
+    for t, action in enumerate(episode.actions):
+        assert np.array_equal(obs["observation"], episode.observations["observation"][t])
+        obs, reward, *_ = env.step(action)
+        assert reward == episode.rewards[t]
+
+
+def test_the_time_limit_ends_an_episode():
+    """A point that stands still is moved on after 300 steps, to a new start; the next episode is cut where the part ends."""
+    still = {"p_gain": 0.0, "d_gain": 0.0, "action_noise": 0.0}
+    first, second = make_dataset.collect(make_dataset.resolve(make_dataset.Args("pointmaze-umaze", **still)), 350, 0)
+    assert (len(first), len(second)) == (300, 50) and first.truncations[-1]
+    places = first.observations["achieved_goal"][-1], second.observations["achieved_goal"][0]
+    assert not np.array_equal(*places)
+
+
+def test_half_a_dataset_is_removed_and_another_processs_is_not(tmp_path, monkeypatch):
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    path, args = tmp_path / "td3-bst/pointmaze-umaze-v0", make_dataset.Args("pointmaze-umaze", steps=20)
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr(make_dataset, "describe", lambda *_: 1 / 0)  # once it is written
+        make_dataset.main(args)
+    assert not path.exists() and list(tmp_path.rglob("0.pkl"))  # the finished parts stay
+    record = make_dataset.record_parts
+    monkeypatch.setattr(make_dataset, "record_parts", lambda *_: path.mkdir() or record(*_))  # meanwhile
+    with pytest.raises(SystemExit, match="exists by now"):
+        make_dataset.main(args)
+    assert path.exists()
+
+
+def test_planner_policy(tmp_path, monkeypatch):
+    """It plays the episodes that a run of td3_bst.py with its seed does, to the goal each."""
+    seeds, played = [], []
+    make = planner_policy.gym.make
+
+    def make_watched(spec):
+        env = make(spec)
+        reset = env.reset
+        env.reset = lambda seed: seeds.append(seed) or reset(seed=seed)
+        return env
+
+    monkeypatch.setattr(planner_policy.gym, "make", make_watched)
+    planner_policy.main("pointmaze-umaze", seed=3, episodes=5, runs_dir=str(tmp_path))
+    monkeypatch.undo()
+    spec = make_dataset.evaluation_spec(make_dataset.Args("pointmaze-umaze"))
+    info = {"env_spec": spec.to_json(), "is_maze": True, "ref_scores": (0, 1)}
+    monkeypatch.setattr(td3_bst, "make_policy", lambda *_: None)
+    monkeypatch.setattr(td3_bst, "evaluate", lambda _, __, seeds, ___: played.extend(seeds) or (np.zeros(5),) * 3)
+    td3_bst.score_policy(None, info, td3_bst.Args(seed=3, eval_episodes=5))
+    assert seeds == [int(seed) for seed in played] and len(set(seeds)) == 5
     (file,) = tmp_path.glob("*/results.json")
     (entry,) = json.loads(file.read_text())["evaluations"]
     assert entry["terminations"] == [True] * 5 and entry["score"] == 100 and max(entry["lengths"]) < 300
@@ -261,6 +320,28 @@ def test_rank_actions(antmaze, tmp_path, monkeypatch):
         assert message is None or message in process.stderr.splitlines()[-1]
     assert process.stdout.count("|  |\n") == 7, process.stdout
     assert "error: pass at least one" in run_script("benchmark/rank_actions.py", ok=False).stderr
+
+
+def test_ranks_are_of_the_runs_critic(antmaze, tmp_path, monkeypatch, capsys):
+    """With values that fall by 1 from action to action: the first is above all, by that much; the weights are the run's."""
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(antmaze))
+    args = td3_bst.resolve(td3_bst.Args(env_id=DATASET))
+    agent = td3_bst.make_agent(31, 8, args, torch.device("cpu"))
+    (tmp_path / "args.json").write_text(json.dumps({"dataset_id": DATASET, "args": vars(args)}))
+    torch.save({name: getattr(agent, name).state_dict() for name in ("critic", "actor", "morse")}, tmp_path / "checkpoint.pt")
+    values, seen = iter(range(10, 0, -1)), []
+
+    def forward(critic, obs, action, twins):
+        seen.append((critic, obs, action))
+        return torch.full((1, len(obs)), float(next(values)))
+
+    monkeypatch.setattr(td3_bst.Critic, "forward", forward)
+    rank_actions.main((str(tmp_path),), states=200)
+    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")][2:]
+    assert [row[1:3] for row in rows[1:]] == [["100%", f"{i}.000"] for i in range(1, 7)]
+    critic, obs, action = seen[-1]
+    assert all(torch.equal(p, q) for p, q in zip(critic.parameters(), agent.critic.parameters()))
+    torch.testing.assert_close(action, agent.actor(obs))
 
 
 def test_weights_of_the_walking_policy(tmp_path, monkeypatch):

@@ -161,6 +161,15 @@ def test_a_killed_worker_is_not_success(project):
     assert code == 1 and "--seed 1: status 1" in error and "rerun the command for what is left" in error
 
 
+@pytest.mark.parametrize("workers, threads", [(1, 8), (3, 2), (16, 1)])
+def test_workers_share_the_cores(project, workers, threads):
+    path = stub(project, "nproc", "#!/bin/bash\necho 8\n")
+    stub(project, "python", "#!/bin/bash\necho threads: $OMP_NUM_THREADS\n")
+    run(project, "pointmaze", PATH=path, OMP_NUM_THREADS="", WORKERS=str(workers), FILTER="iql_bst")
+    logs = [log.read_text() for log in (project / "runs/logs").glob("*.log")]
+    assert logs and set(logs) == {f"threads: {threads}\n"}
+
+
 @pytest.mark.parametrize("flag", ["--runs-dir=here", "--runs_dir here"])
 def test_a_finished_run_is_known_wherever_it_is(project, flag):
     record = {"command": f"python td3_bst.py {flag}", "args": {"total_timesteps": 40}}
