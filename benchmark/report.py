@@ -499,8 +499,9 @@ def main(folder: tyro.conf.Positional[str], into: str | None = None, out: str | 
         page = Path(into).read_text()
         places = set(re.findall(r"<!-- /(.*) -->", page))
         if not places or not places <= texts.keys():
-            places = f"places for {', '.join(sorted(places - texts.keys()))}" if places else "no lines <!-- NAME --> and <!-- /NAME -->"
-            sys.exit(f"error: {into} has {places}; the tables of {folder} are {', '.join(texts)}")
+            unknown = ", ".join(sorted(places - texts.keys()))
+            wrong = f"places for {unknown}" if unknown else "no lines <!-- NAME --> and <!-- /NAME -->"
+            sys.exit(f"error: {into} has {wrong}; the tables of {folder} are {', '.join(texts)}")
         for name in places:
             pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
             page = re.sub(pattern, lambda m: m[1] + texts[name] + "\n" + m[2], page, flags=re.DOTALL)
