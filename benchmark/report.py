@@ -124,9 +124,11 @@ def last_tenth(record):
 def unread(args):
     """Names of those arguments that the policy does not depend on, such as cloning's discount: defaults may change."""
     is_awr = args.get("policy_extraction") == "awr"
-    names = set() if is_awr else {"inverse_temperature", "max_awr_weight"}
-    names |= {"constant_weight"} if is_awr or args["weighting"] == "morse" else set()
-    names |= ({"q_weight"} if is_awr else set()) | ({"rq_shape"} if args.get("kernel") != "rq" else set())
+    names = {"constant_weight", "q_weight"} if is_awr else {"inverse_temperature", "max_awr_weight"}
+    if args["weighting"] == "morse":
+        names.add("constant_weight")
+    if args.get("kernel") != "rq":
+        names.add("rq_shape")
     if args["weighting"] == "constant" or is_awr:
         names |= {name for name in args if re.match("morse_|num_uniform|uniform_|kernel|rq_|temperature|detach_", name)}
     if args["q_weight"] == 0 and not is_awr:
@@ -364,11 +366,12 @@ def certainties(records):
         values += [study["certainty"][name] for name in others] + [study["AUROC against"][name] for name in others]
         kernel = f"{args['kernel'].upper()}, {args['kernel_scale_factor']:g} k"
         kernel = " ".join([kernel, *flags(args, morse_only, KERNEL)])
-        rows.setdefault((dataset_of(record), kernel), {}).setdefault(args["seed"], []).append(values)
-    for (dataset, kernel), seeds in sorted(rows.items(), key=lambda row: row[0][0]):
-        if any(len(runs) > 1 for runs in seeds.values()):
+        rows.setdefault((dataset_of(record), kernel), []).append((args["seed"], values))
+    for (dataset, kernel), runs in sorted(rows.items(), key=lambda row: row[0][0]):
+        seeds, values = zip(*runs)
+        if len(set(seeds)) < len(seeds):
             sys.exit(f"error: {dataset} has two runs of one seed with {kernel}; move away those not to count")
-        means = np.mean([[np.nan if x is None else x for x in values] for (values,) in seeds.values()], 0)
+        means = np.array(values, float).mean(0)  # NaN for a distance that was not measured
         cells = ("" if np.isnan(value) else f"{value:.2f}" for value in means)
         lines.append([dataset, kernel, ", ".join(map(str, seeds)), *cells])
     return markdown(lines)
@@ -496,16 +499,13 @@ def main(folder: tyro.conf.Positional[str], into: str | None = None, out: str | 
     texts = tables(records, rows)
     print("\n\n".join(text for name, text in texts.items() if re.match("results|four-modes|certainty", name)))
     if into:
-        page = Path(into).read_text()
-        places = set(re.findall(r"<!-- /(.*) -->", page))
-        if not places or not places <= texts.keys():
-            unknown = ", ".join(sorted(places - texts.keys()))
+        page, place = Path(into).read_text(), re.compile(r"(<!-- ([^\n]+) -->\n).*?(<!-- /\2 -->)", re.DOTALL)
+        names = {match[2] for match in place.finditer(page)}
+        if not names or not names <= texts.keys():
+            unknown = ", ".join(sorted(names - texts.keys()))
             wrong = f"places for {unknown}" if unknown else "no lines <!-- NAME --> and <!-- /NAME -->"
             sys.exit(f"error: {into} has {wrong}; the tables of {folder} are {', '.join(texts)}")
-        for name in places:
-            pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
-            page = re.sub(pattern, lambda m: m[1] + texts[name] + "\n" + m[2], page, flags=re.DOTALL)
-        Path(into).write_text(page)
+        Path(into).write_text(place.sub(lambda match: match[1] + texts[match[2]] + "\n" + match[3], page))
     if out:
         write_page(texts, rows, Path(out), shlex.join(["python", *sys.argv]))
 

@@ -256,8 +256,8 @@ def test_half_a_dataset_is_removed_and_another_processs_is_not(tmp_path, monkeyp
     assert path.exists()
 
 
-def test_planner_policy(tmp_path, monkeypatch):
-    """It plays the episodes that a run of td3_bst.py with its seed does, to the goal each."""
+def test_the_planner_plays_an_evaluations_episodes(tmp_path, monkeypatch):
+    """Those that a run of td3_bst.py with its seed does."""
     seeds, played = [], []
     make = planner_policy.gym.make
 
@@ -276,6 +276,11 @@ def test_planner_policy(tmp_path, monkeypatch):
     monkeypatch.setattr(td3_bst, "evaluate", lambda _, __, seeds, ___: played.extend(seeds) or (np.zeros(5),) * 3)
     td3_bst.score_policy(None, info, td3_bst.Args(seed=3, eval_episodes=5))
     assert seeds == [int(seed) for seed in played] and len(set(seeds)) == 5
+
+
+def test_planner_policy(tmp_path):
+    args = ("pointmaze-umaze", "--episodes", "5", "--runs-dir", str(tmp_path))
+    run_script("benchmark/planner_policy.py", *args)
     (file,) = tmp_path.glob("*/results.json")
     (entry,) = json.loads(file.read_text())["evaluations"]
     assert entry["terminations"] == [True] * 5 and entry["score"] == 100 and max(entry["lengths"]) < 300
