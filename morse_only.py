@@ -254,9 +254,13 @@ def locate_minari(env_id):
 
     with explain("cannot list Minari's datasets", "set MINARI_DATASETS_PATH to a folder of nothing but such datasets"):
         root = minari.storage.get_dataset_path()
-        local = minari.list_local_datasets(compatible_minari_version=True)
-    if dataset_id := pick(local):
+        local = minari.list_local_datasets()
+        readable = minari.list_local_datasets(compatible_minari_version=True)
+    if dataset_id := pick(readable):
         return dataset_id
+    if old := pick(local):
+        made_by = local[old].get("minari_version")
+        raise UserError(f"{root / old} is of Minari {made_by}, which this one cannot read; delete it to get it anew")
     recreate = ""
     mazes = "pointmaze-(umaze|medium|large)|antmaze-(umaze(-diverse)?|(medium|large)-(play|diverse))(-one-goal)?"
     if maze := re.search(rf"({mazes})(-v\d+)?$", env_id):
@@ -274,7 +278,7 @@ def locate_minari(env_id):
                 shutil.rmtree(root / dataset_id, ignore_errors=True)  # half a dataset would be taken for a whole one
                 raise
     if not dataset_id:
-        names = sorted({*SHORT_NAMES, *LOCOMOTION, *local} - {env_id})
+        names = sorted({*SHORT_NAMES, *LOCOMOTION, *readable} - {env_id})
         near = ", ".join(difflib.get_close_matches(env_id, names, n=3, cutoff=0.5)) or "none; see the README"
         raise UserError(f"there is no dataset {env_id!r}; near matches: {near}{recreate and '; or ' + recreate}")
     return dataset_id
@@ -424,6 +428,8 @@ def evaluation_env(env_id, dataset=None, task=None):
             spec.kwargs |= {"maze_map": fitting[0].tolist(), "continuing_task": False}
             spec.max_episode_steps = gym.registry.get(spec.id, spec).max_episode_steps  # its own, if not registered
         spec.kwargs.pop("render_mode", None)  # a recorded "human" would open windows
+        if spec.max_episode_steps is None:
+            print(f"{spec.id} has no time limit: evaluations wait for its episodes to end by themselves", flush=True)
         spec.to_json()  # raises if it cannot be stored with the run
         return gym.make(spec)
 
@@ -447,7 +453,8 @@ def check(dataset_id, arrays, obs_space, action_space, env):
         raise UserError(f"{env.spec.id} observes {env.observation_space}, the data {obs_space}; {advice}")
     if env and not (
         isinstance(env.action_space, gym.spaces.Box)
-        and np.array_equal([env.action_space.low, env.action_space.high], [action_space.low, action_space.high])
+        and env.action_space.shape == action_space.shape
+        and np.allclose([env.action_space.low, env.action_space.high], [action_space.low, action_space.high])
     ):
         raise UserError(f"{env.spec.id} takes actions {env.action_space}, the data {action_space}; {advice}")
     lowest, highest = arrays["actions"].min(0), arrays["actions"].max(0)  # (k,)
@@ -860,8 +867,8 @@ def describe_morse(morse, data, info, args):
     dataset = info["dataset_id"]
     dataset = Path(dataset).name if dataset.endswith((".hdf5", ".h5")) else dataset  # wherever the file lies
     facts = {"dataset": dataset, "number of transitions": info["transitions"]}
-    facts |= {"mean action": data["actions"].mean(0).tolist()}  # tells two draws of --dataset-fraction apart
     facts |= {"shapes": [list(p.shape) for p in morse.parameters()]}
+    facts |= {"mean action": data["actions"].mean(0).tolist()}  # tells two draws of --dataset-fraction apart
     facts |= {"kernel": [morse.kernel, morse.rq_shape if morse.kernel == "rq" else None, morse.kernel_scale]}
     facts |= {"action scale": [info[key].tolist() for key in ("action_low", "action_high")]}
     facts |= {"observation scale": [info[key].tolist() for key in ("obs_mean", "obs_std")]}
@@ -919,9 +926,10 @@ def main(args):
             raise UserError(f"--action-dims must be two that differ, below {dims}, got {first} and {second}")
         cut = max(round(args.held_out * len(data["actions"])), 1 + max(args.landscape_states))
         if cut >= len(data["actions"]):
-            raise UserError(f"--held-out {args.held_out} of {len(data['actions'])} transitions leaves none to train on")
+            cause = f"--held-out {args.held_out} or --landscape-states {args.landscape_states}"
+            raise UserError(f"{cause} leaves none to train on of {len(data['actions'])} transitions; lower it")
     print("\n".join(f"{name:24} {value}" for name, value in vars(args).items()), flush=True)
-    run_name = f"{args.env_id.strip('/').replace('/', '-')}__{args.exp_name}__{args.seed}__{time.time_ns()}"
+    run_name = f"{args.env_id}__{args.exp_name}__{args.seed}__{time.time_ns()}".lstrip("./").replace("/", "-")
     run_dir = Path(args.runs_dir) / run_name
     save = args.save and Path(args.save)
     if save and (save.is_dir() or not os.access(save.absolute().parent, os.W_OK)):

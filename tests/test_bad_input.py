@@ -1,9 +1,11 @@
 """Every bad input ends in one clear line and a non-zero exit."""
 
 import collections
+import contextlib
 import json
 import runpy
 import sys
+from types import SimpleNamespace
 
 import gymnasium as gym
 import minari
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, box, make_minari, run_script
-from td3_bst import Args, UserError, main, parse_args, resolve
+from td3_bst import Args, UserError, check, main, parse_args, resolve
 from test_data import ACTIONS, episode, load, write_hdf5
 
 
@@ -78,6 +80,17 @@ def test_absent_dataset_with_one_goal():
     name = "td3-bst/antmaze-umaze-diverse-one-goal-v0"
     advice = f"`python benchmark/make_dataset.py antmaze-umaze-diverse --one-goal`, then --env-id {name}$"
     with pytest.raises(UserError, match=f"cannot be downloaded .*; recreate it: {advice}"):
+        load(name)
+
+
+@pytest.mark.parametrize("name", ["D4RL/pen/human-v7", "pen-human"])
+def test_dataset_of_another_minari(name, tmp_path, monkeypatch):
+    """It is there, so that it could be downloaded, or copied there, is no advice."""
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    path = tmp_path / make_minari("D4RL/pen/human-v7", [episode(0, 3)], box(2), ACTIONS)
+    file = path / "data" / "metadata.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"minari_version": "0.3.1"}))
+    with pytest.raises(UserError, match=f"^{path} is of Minari 0.3.1, which .* cannot read; delete it"):
         load(name)
 
 
@@ -183,6 +196,16 @@ def test_environment_that_differs(tmp_path):
         load(wide, eval_env_id="CartPole-v1")
     with pytest.raises(UserError, match="cannot make the evaluation environment"):
         load(path, eval_env_id="NoSuchEnvironment-v4")
+
+
+@pytest.mark.parametrize("high, ok", [(0.4, True), (0.41, False)])
+def test_bounds_that_differ_in_precision_only(high, ok):
+    """As those of a simulator in float32 and of data recorded through a wrapper in float64."""
+    arrays = {"rewards": np.zeros(3), "actions": np.zeros((3, 2))}
+    single, double = gym.spaces.Box(-0.4, 0.4, (2,), np.float32), gym.spaces.Box(-high, high, (2,), np.float64)
+    env = SimpleNamespace(observation_space=box(2), action_space=single, spec=gym.spec("Humanoid-v5"))
+    with contextlib.nullcontext() if ok else pytest.raises(UserError, match="Humanoid-v5 takes actions"):
+        check("a/b-v0", arrays, box(2), double, env)
 
 
 class Unsorted(gym.Env):

@@ -207,6 +207,12 @@ def test_d4rls_own_antmaze_files_are_known():
     assert domain_of(f"/data/hopper/{name}") == "antmaze" and domain_of("mujoco/ant/expert-v0") == "locomotion"
 
 
+def test_adroits_files_are_known():
+    for name in "pen-human-v1.hdf5", "my_pen_cloned.hdf5", "D4RL/pen/human-v2", "pen-human", "relocate_expert.h5":
+        assert domain_of(name) == "adroit"
+    assert domain_of("carpenter-v0") == domain_of("indoor.hdf5") == "other"
+
+
 def write_hdf5(path, rows, **fields):
     t = np.arange(float(rows))
     arrays = {"observations": np.stack([t, -t], -1), "actions": np.zeros((rows, 3)), "rewards": t}
@@ -532,6 +538,13 @@ def test_pen_is_evaluated_for_d4rls_100_steps():
     for own, steps in ("AdroitHandPen-v1", 100), ("PenForTwoSteps-v0", 2):  # the data's own, by name, and another
         _, info = load("D4RL/pen/ours-v0", eval_env_id=own)
         assert json.loads(info["env_spec"])["max_episode_steps"] == steps
+
+
+def test_an_environment_without_a_time_limit_is_told_of(capsys):
+    gym.register("PendulumForEver-v0", gym.spec("Pendulum-v1").entry_point)
+    for env_id, is_told in ("PendulumForEver-v0", True), ("Pendulum-v1", False):
+        assert td3_bst.evaluation_env(env_id).spec.id == env_id
+        assert (f"{env_id} has no time limit" in capsys.readouterr().out) == is_told
 
 
 def test_recorded_render_mode_opens_no_window():

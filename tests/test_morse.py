@@ -321,6 +321,8 @@ def test_what_makes_another_network(saved):
         td3_bst.load_morse(other, data, info | {"action_high": torch.full((2,), 2.0)}, args)
     with pytest.raises(UserError, match="differs in mean action"):
         td3_bst.load_morse(other, {"actions": data["actions"] + 1e-2}, info, args)
+    with pytest.raises(UserError, match="differs in shapes"):
+        td3_bst.load_morse(td3_bst.MorseNetwork(3, 5, (4,)), {"actions": torch.rand(9, 5)}, info, args)
 
 
 def test_bad_input(tmp_path, pointmaze):
@@ -329,6 +331,7 @@ def test_bad_input(tmp_path, pointmaze):
         train(pointmaze, tmp_path / "runs", morse_checkpoint=str(tmp_path / "no.pt"))
     for words, message in (
         (["--env-id", pointmaze, "--held-out", "1"], "leaves none to train on"),
+        (["--env-id", pointmaze, "--landscape-states", "99999"], "--landscape-states (99999,) leaves none to train on"),
         (["--temperature"], "--temperature is empty"),
         (["--env-id", pointmaze, "--action-dims", "1", "1"], "--action-dims must be two that differ"),
         (["--mode-offset", "1.5"], "--mode-offset must be from"),

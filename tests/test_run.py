@@ -18,6 +18,7 @@ import torch
 from conftest import ROOT, heed_ctrl_c, readme_lines, run_script
 from td3_bst import Args, UserError, main, parse_args, resolve
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from test_data import write_hdf5
 
 TINY = {
     "device": "cpu",  # tests count steps, which a GPU's graph hides from Python
@@ -80,6 +81,17 @@ def test_runs_that_start_together_have_folders_of_their_own(pointmaze, tmp_path,
     for _ in range(2):
         train(pointmaze, tmp_path)
     assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize("path", ["./a.hdf5", "../here/a.hdf5", "/here/a.hdf5"])
+def test_a_runs_folder_lies_in_runs_dir_and_is_not_hidden(path, tmp_path, monkeypatch):
+    """Else neither `ls` nor run_one.sh sees it."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    write_hdf5("a.hdf5", 100, timeouts=np.arange(100) == 99)
+    path = path.replace("/here", f"{tmp_path}/here") if path.startswith("/") else path
+    run = train(path, tmp_path / "runs", exp_name="my/own")
+    assert (run / "args.json").exists() and re.fullmatch(r"(\w.*)?a\.hdf5__my-own__1__\d+", run.name)
 
 
 def test_what_a_run_leaves(run, pointmaze):
