@@ -926,9 +926,9 @@ def describe_morse(morse, data, info, args):
     dataset = Path(dataset).name if dataset.endswith((".hdf5", ".h5")) else dataset  # wherever the file lies
     facts = {"dataset": dataset, "number of transitions": info["transitions"]}
     facts |= {"shapes": [list(p.shape) for p in morse.parameters()]}
-    facts |= {"mean action": data["actions"].mean(0).tolist()}  # tells two draws of --dataset-fraction apart
     facts |= {"kernel": [morse.kernel, morse.rq_shape if morse.kernel == "rq" else None, morse.kernel_scale]}
     facts |= {"action scale": [info[key].tolist() for key in ("action_low", "action_high")]}
+    facts |= {"mean action": data["actions"].mean(0).tolist()}  # tells two draws of --dataset-fraction apart
     facts |= {"observation scale": [info[key].tolist() for key in ("obs_mean", "obs_std")]}
     training = ("morse_steps", "morse_batch_size", "morse_learning_rate", "num_uniform", "uniform_weight")
     return facts | {name: getattr(args, name) for name in training}
