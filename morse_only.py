@@ -254,12 +254,12 @@ def locate_minari(env_id):
 
     with explain("cannot list Minari's datasets", "set MINARI_DATASETS_PATH to a folder of nothing but such datasets"):
         root = minari.storage.get_dataset_path()
-        local = minari.list_local_datasets()
-        readable = minari.list_local_datasets(compatible_minari_version=True)
-    if dataset_id := pick(readable):
+        local = minari.list_local_datasets(compatible_minari_version=True)
+    if dataset_id := pick(local):
         return dataset_id
-    if old := pick(local):
-        made_by = local[old].get("minari_version")
+    of_all_versions = minari.list_local_datasets()
+    if old := pick(of_all_versions):
+        made_by = of_all_versions[old].get("minari_version")
         raise UserError(f"{root / old} is of Minari {made_by}, which this one cannot read; delete it to get it anew")
     recreate = ""
     mazes = "pointmaze-(umaze|medium|large)|antmaze-(umaze(-diverse)?|(medium|large)-(play|diverse))(-one-goal)?"
@@ -278,7 +278,7 @@ def locate_minari(env_id):
                 shutil.rmtree(root / dataset_id, ignore_errors=True)  # half a dataset would be taken for a whole one
                 raise
     if not dataset_id:
-        names = sorted({*SHORT_NAMES, *LOCOMOTION, *readable} - {env_id})
+        names = sorted({*SHORT_NAMES, *LOCOMOTION, *local} - {env_id})
         near = ", ".join(difflib.get_close_matches(env_id, names, n=3, cutoff=0.5)) or "none; see the README"
         raise UserError(f"there is no dataset {env_id!r}; near matches: {near}{recreate and '; or ' + recreate}")
     return dataset_id
