@@ -245,6 +245,8 @@ PALM_TO_OBJECT = {  # (n, obs_dim) -> (n, 3)
 
 def locate_minari(env_id):
     """Id of a local Minari dataset for a short name or a Minari id, downloaded if it is not there. Raises UserError."""
+    if Path(env_id).is_file():
+        raise UserError(f"{env_id} is a file, but its name does not end in .hdf5 or .h5; rename it if it is one")
     is_short = re.sub(r"-v\d+$", "", env_id) in SHORT_NAMES
     name = "D4RL/" + env_id.replace("-", "/", 1) if is_short else env_id
 
@@ -266,8 +268,11 @@ def locate_minari(env_id):
     if maze := re.search(rf"({mazes})(-v\d+)?$", env_id):
         made = maze[1].replace("-one-goal", " --one-goal")
         recreate = f"recreate it: `python benchmark/make_dataset.py {made}`, then --env-id td3-bst/{maze[1]}-v0"
+    names = sorted({*SHORT_NAMES, *LOCOMOTION, *local} - {env_id})
+    near = ", ".join(difflib.get_close_matches(env_id, names, n=3, cutoff=0.5))
     if "/" in name:
-        advice = recreate or f"download it elsewhere (`minari download {name}`) and copy its folder below {root}"
+        advice = f"download it elsewhere (`minari download {name}`) and copy its folder below {root}"
+        advice = recreate or advice + (f"; near matches: {near}" if near else "")
         print(f"{name} is not in {root}: asking Minari's remote ...", flush=True)
         with explain(f"{name} is not in {root} and cannot be downloaded", advice):
             dataset_id = pick(minari.list_remote_datasets(prefix=name, compatible_minari_version=True))
@@ -278,8 +283,7 @@ def locate_minari(env_id):
                 shutil.rmtree(root / dataset_id, ignore_errors=True)  # half a dataset would be taken for a whole one
                 raise
     if not dataset_id:
-        names = sorted({*SHORT_NAMES, *LOCOMOTION, *local} - {env_id})
-        near = ", ".join(difflib.get_close_matches(env_id, names, n=3, cutoff=0.5)) or "none; see the README"
+        near = near or "none; see the README"
         raise UserError(f"there is no dataset {env_id!r}; near matches: {near}{recreate and '; or ' + recreate}")
     return dataset_id
 
@@ -317,6 +321,8 @@ def read_hdf5(path, args):
     Without next_observations the next one is the following row's (a terminal row's own: it is not used), and the last
     row of an episode that did not end in a terminal is dropped: what followed it is not stored."""
     with h5py.File(path, "r") as file:
+        if file["actions"].dtype.kind != "f":
+            raise UserError(f"{path} has actions of type {file['actions'].dtype}; only continuous ones are supported")
         has_next = "next_observations" in file
         ends = terminals = file["terminals"][:].reshape(-1).astype(bool)
         if not has_next or "timeouts" in file:  # without next_observations, timeouts are required
@@ -402,16 +408,16 @@ def read_minari(dataset, args):
 
 
 def evaluation_env(env_id, dataset=None, task=None):
-    """Environment to evaluate in: `env_id`, else the Minari dataset's, else None. Raises UserError.
+    """Environment to evaluate in: `env_id`, else the Minari dataset's, else None, as for "none". Raises UserError.
 
     In a maze, episodes end at the first success or the registered time limit, and the walls are the data's: Minari's
     AntMaze umaze evaluates on the data's map turned by half (Minari issue 304), which is turned back. `task`, a
     row of D4RL_TASKS, makes pen and kitchen D4RL's: Minari gives pen twice the time (issue 303), and rewards a finished
     task at every later step."""
     metadata = dataset.storage.metadata if dataset else {}
-    if not (env_id or metadata.get("eval_env_spec") or metadata.get("env_spec")):
+    if env_id == "none" or not (env_id or metadata.get("eval_env_spec") or metadata.get("env_spec")):
         return None
-    with explain("cannot make the evaluation environment", "pass another --eval-env-id"):
+    with explain("cannot make the evaluation environment", "pass another --eval-env-id, or none to do without"):
         spec = (gym.make(env_id) if env_id else dataset.recover_environment(eval_env=True)).spec
         if task and (not env_id or dataset.env_spec and env_id == dataset.env_spec.id):
             spec.max_episode_steps, kwargs, _ = task
@@ -460,7 +466,8 @@ def check(dataset_id, arrays, obs_space, action_space, env):
     lowest, highest = arrays["actions"].min(0), arrays["actions"].max(0)  # (k,)
     excess = max((action_space.low - lowest).max(), (highest - action_space.high).max())
     if excess > 1e-4:  # more than rounding
-        raise UserError(f"{dataset_id} has actions up to {excess:.3g} outside {action_space}; scale or clip them")
+        wrong = f"{dataset_id} has actions up to {excess:.3g} outside {action_space}"
+        raise UserError(f"{wrong}; scale or clip them or, for an .hdf5, which does not say its bounds, {advice}")
 
 
 def load_dataset(args, device):
@@ -883,13 +890,17 @@ def commit():
 
 
 def write_file(path, content):
-    """Write text, or anything else by torch.save, so that the path never holds half of it."""
+    """Write text, or anything else by torch.save, so that the path never holds half of it. Raises UserError."""
     part = path.with_name(path.name + ".part")
-    if isinstance(content, str):
-        part.write_text(content)
-    else:
-        torch.save(content, part)
-    part.replace(path)
+    with explain(f"cannot write {path}", "see to space and permissions; what was there before is kept"):
+        try:
+            if isinstance(content, str):
+                part.write_text(content)
+            else:
+                torch.save(content, part)
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
 
 
 def progress(args, prefix=""):

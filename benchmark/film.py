@@ -1,6 +1,6 @@
 """A strip of pictures from above of an episode in which a trained policy reached its goal in a maze.
 
-    python benchmark/film.py runs/RUN    # writes film.png there; without a screen set MUJOCO_GL=egl (a GPU) or osmesa
+    python benchmark/film.py runs/RUN    # writes film.png there; without a screen set MUJOCO_GL=egl or osmesa
 
 The episode is the first of the run's last evaluation that reached its goal; the title says which that is.
 """
@@ -67,7 +67,7 @@ def main(run: tyro.conf.Positional[str], pictures: int = 6):
     actor = td3_bst.Actor(len(info["obs_mean"]), len(info["action_low"]), args["actor_hidden_dims"])
     actor.load_state_dict(model["actor"])
     env = gym.wrappers.FlattenObservation(gym.make(gym.envs.registration.EnvSpec.from_json(info["env_spec"])))
-    with td3_bst.explain("the episode cannot be filmed", "without a screen set MUJOCO_GL to egl (a GPU) or osmesa"):
+    with td3_bst.explain("the episode cannot be filmed", "without a screen set MUJOCO_GL to egl or osmesa"):
         shown, length = film(env, td3_bst.make_policy(actor, info), int(seed), steps)
     if length != last["lengths"][episode]:
         sys.exit(f"error: the episode took {length} steps, not {last['lengths'][episode]}; use the run's package versions")

@@ -143,17 +143,23 @@ def dataset_of(record):
     return Path(dataset).name if dataset.endswith((".hdf5", ".h5")) else dataset
 
 
+def check_row(name, runs):
+    """SystemExit, with the folders, if the runs of a row have a seed twice or were to have different numbers of steps."""
+    seeds = [run["args"]["seed"] for run in runs]
+    totals = {run["args"].get("total_timesteps") for run in runs}
+    if len(set(seeds)) < len(seeds) or len(totals) > 1:
+        wrong = "have a seed twice" if len(totals) == 1 else f"were to have {totals} steps"
+        folders = ", ".join(run["folder"] for run in runs)
+        sys.exit(f"error: runs of {name}, seeds {seeds}, {wrong}; move away those not to count of {folders}")
+
+
 def rows_of(records):
     """Runs that differ only in seed, sorted by it, by (dataset, method, gradient steps). SystemExit on a repeated seed."""
     rows = {}
     for record in sorted(records, key=lambda record: record["args"]["seed"]):
         rows.setdefault((dataset_of(record), method(record), last(record)["step"]), []).append(record)
     for (dataset, name, _), runs in rows.items():
-        seeds = [run["args"]["seed"] for run in runs]
-        totals = {run["args"].get("total_timesteps") for run in runs}
-        if len(set(seeds)) < len(seeds) or len(totals) > 1:
-            wrong = "have a seed twice" if len(totals) == 1 else f"were to have {totals} steps"
-            sys.exit(f"error: runs of {name} on {dataset}, seeds {seeds}, {wrong}; move away those not to count")
+        check_row(f"{name} on {dataset}", runs)
     return dict(sorted(rows.items(), key=lambda row: (row[0][0], -row[0][2], row[0][1])))
 
 
@@ -328,13 +334,11 @@ def row_values(rows):
         yield values | {"command": runs[0]["command"]}
 
 
-def modes(records):
-    """Table of morse_only.py on four-modes: percent of final actions at a mode, mean over seeds, by temperature."""
-    seeds = [record["args"]["seed"] for record in records]
-    settings = [{name: x for name, x in record["args"].items() if name not in RUNNING} for record in records]
-    if len(set(seeds)) < len(seeds) or any(own != settings[0] for own in settings):
-        wrong = "have a seed twice or differ in their arguments; move away those not to count"
-        sys.exit(f"error: runs on four modes, seeds {seeds}, {wrong}")
+def modes(given, records):
+    """Table of morse_only.py on four-modes: percent of final actions at a mode, mean over seeds, by temperature.
+
+    The runs are those with the flags `given`. SystemExit on a repeated seed."""
+    check_row(f"morse_only.py on four modes {given}", records)
     shares = {}
     for entry in (entry for record in records for entry in record["morse"]):
         kernel = entry["kernel"] and f"{entry['kernel'].upper()}, {entry['factor']:g} k"
@@ -342,7 +346,9 @@ def modes(records):
         shares.setdefault(key, []).append(100 * entry["at a mode"])
     kernels = list(dict.fromkeys(kernel for _, kernel, _ in shares if kernel))
     temperatures = sorted({temperature for *_, temperature in shares if temperature})
-    lines = [[f"{len(records)} seeds, mu = {' / '.join(f'{t:g}' for t in temperatures)}", *kernels]]
+    seeds = "1 seed" if len(records) == 1 else f"{len(records)} seeds"
+    head = f"{seeds}, mu = {' / '.join(f'{t:g}' for t in temperatures)} {given}"
+    lines = [[head.strip(), *kernels]]
     for objective in dict.fromkeys(objective for objective, *_ in shares):
         if (objective, None, None) in shares:
             lines.append([objective, *[f"{np.mean(shares[objective, None, None]):.0f}"] * len(kernels)])
@@ -366,11 +372,11 @@ def certainties(records):
         values += [study["certainty"][name] for name in others] + [study["AUROC against"][name] for name in others]
         kernel = f"{args['kernel'].upper()}, {args['kernel_scale_factor']:g} k"
         kernel = " ".join([kernel, *flags(args, morse_only, KERNEL)])
-        rows.setdefault((dataset_of(record), kernel), []).append((args["seed"], values))
+        rows.setdefault((dataset_of(record), kernel), []).append((record, values))
     for (dataset, kernel), runs in sorted(rows.items(), key=lambda row: row[0][0]):
-        seeds, values = zip(*runs)
-        if len(set(seeds)) < len(seeds):
-            sys.exit(f"error: {dataset} has two runs of one seed with {kernel}; move away those not to count")
+        runs, values = zip(*runs)
+        check_row(f"morse_only.py on {dataset} with {kernel}", runs)
+        seeds = [run["args"]["seed"] for run in runs]
         means = np.array(values, float).mean(0)  # NaN for a distance that was not measured
         cells = ("" if np.isnan(value) else f"{value:.2f}" for value in means)
         lines.append([dataset, kernel, ", ".join(map(str, seeds)), *cells])
@@ -378,8 +384,9 @@ def certainties(records):
 
 
 def read(folder):
-    """The records of all runs below a folder. Raises SystemExit where there is none."""
-    records = [json.loads(file.read_text()) for file in sorted(Path(folder).rglob("results.json"))]
+    """The records of all runs below a folder, each with its own. Raises SystemExit where there is none."""
+    files = sorted(Path(folder).rglob("results.json"))
+    records = [json.loads(file.read_text()) | {"folder": str(file.parent)} for file in files]
     if not records:
         sys.exit(f"error: there is no results.json below {folder}; train something first")
     return records
@@ -400,9 +407,11 @@ def group_rows(rows, title):
 def tables(records, rows):
     """Markdown by name, {"results": ..., "scores Recreated PointMaze": ..., ...}, where there are runs or published scores."""
     texts = {"results": policies(rows) if rows else ""}
-    toys = [record for record in records if isinstance(record.get("morse"), list)]
+    toys = {}
+    for record in (record for record in records if isinstance(record.get("morse"), list)):
+        toys.setdefault(" ".join(flags(record["args"], morse_only, set())), []).append(record)
     others = [record for record in records if isinstance(record.get("morse"), dict)]
-    texts["four-modes"] = modes(toys) if toys else ""
+    texts["four-modes"] = "\n\n".join(modes(*part) for part in sorted(toys.items()))
     for title, (_, peer_pattern, _) in GROUPS.items():
         group, peers = group_rows(rows, title), read_peers(peer_pattern)
         if group or peers:

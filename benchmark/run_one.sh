@@ -33,5 +33,5 @@ for file in $(grep -lsF "\"command\": \"$command\"" "$runs"/*/args.json); do
     fi
 done
 echo "$(date +%H:%M) start: $now > $log"
-$now >> "$log" 2>&1 || fail "status $?, $(tail -n 1 "$log") (all of it in $log)"
+$now >> "$log" 2>&1 || fail "status $?, $(grep '[[:alpha:]]' "$log" | tail -n 1) (all of it in $log)"
 echo "$(date +%H:%M) finished: $command"

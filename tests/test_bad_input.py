@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, box, make_minari, run_script
-from td3_bst import Args, UserError, check, main, parse_args, resolve
+from td3_bst import Args, UserError, check, main, parse_args, resolve, write_file
 from test_data import ACTIONS, episode, load, write_hdf5
 
 
@@ -59,6 +59,15 @@ def test_smallest_values_are_fine():
 def test_unknown_id(env_id, near):
     with pytest.raises(UserError, match=f"no dataset '{env_id}'; near matches: .*{near}"):
         load(env_id)
+
+
+@pytest.mark.parametrize("env_id, near", [("td3-bst/pointmaz-umaze-v0", "td3-bst/pointmaze-umaze-v0"), ("a/b-v0", "")])
+def test_unknown_minari_id(pointmaze, env_id, near):
+    """Where the remote cannot be asked, what is known without it is named."""
+    with pytest.raises(UserError, match=f"{env_id} is not in .* copy its folder below .*") as error:
+        load(env_id)
+    assert str(error.value).partition("; near matches: ")[2].startswith(near)
+    assert ("near matches" in str(error.value)) == bool(near)
 
 
 def test_unknown_id_without_near_matches():
@@ -114,12 +123,21 @@ def test_missing_hdf5(tmp_path):
         load(str(tmp_path / "none.hdf5"))
 
 
+def test_file_of_another_name(tmp_path):
+    """HDF5 files are told by their suffix; others are not taken for Minari ids."""
+    path = write_hdf5(tmp_path / "FULL.HDF5", 8, timeouts=np.arange(8) == 7)
+    with pytest.raises(UserError, match="FULL.HDF5 is a file, but its name does not end in .hdf5"):
+        load(path)
+
+
 def test_hdf5_fields(tmp_path):
     timeouts = np.arange(8) == 7
     for fields, problem in [
         ({"rewards": None, "timeouts": timeouts}, "'rewards' doesn't exist"),
         ({"actions": np.zeros((7, 3)), "timeouts": timeouts}, "cannot reshape"),
         ({"timeouts": None}, "'timeouts' doesn't exist"),
+        ({"actions": np.zeros((8, 3), int), "timeouts": timeouts}, "actions of type int64; only continuous"),
+        ({"actions": np.full((8, 3), 1.5), "timeouts": timeouts}, "up to 0.5 outside .*for an .hdf5.* pass --eval-env-id"),
         ({}, "no complete episode"),
     ]:
         with pytest.raises(UserError, match=problem):
@@ -234,6 +252,27 @@ def test_environment_that_cannot_be_stored(monkeypatch, tmp_path):
         load(path, eval_env_id="Class-v0")
 
 
+def test_environment_that_cannot_be_made():
+    """A dataset's own, of a package that is not installed: the data can be trained on without evaluation."""
+    spec = gym.envs.registration.EnvSpec("Absent-v0", entry_point="no_such_package:Env")
+    name = make_minari("bad/absent-v0", [episode(0, 3)], box(2), ACTIONS)
+    minari.load_dataset(name).storage.update_metadata({"env_spec": spec.to_json()})
+    with pytest.raises(UserError, match="No module named 'no_such_package'.*--eval-env-id, or none"):
+        load(name)
+    assert load(name, eval_env_id="none")[1]["env_spec"] is None
+
+
+@pytest.mark.parametrize("content", ["text", {"weights": torch.zeros(100_000)}])
+def test_full_disk(tmp_path, content):
+    """One clear line; the file of before is kept, and nothing half written is left."""
+    path = tmp_path / "file"
+    path.write_text("before")
+    (tmp_path / "file.part").symlink_to("/dev/full")  # where writing fails as on a full disk
+    with pytest.raises(UserError, match=f"cannot write {path} .*space"):
+        write_file(path, content)
+    assert [p.name for p in tmp_path.iterdir()] == ["file"] and path.read_text() == "before"
+
+
 def test_cuda_without_cuda(pointmaze):
     if torch.cuda.is_available():
         pytest.skip("there is a CUDA device")
@@ -263,6 +302,8 @@ def test_folder_that_is_no_run(tmp_path):
     for flag in ("--resume", "--evaluate"):
         with pytest.raises(UserError, match="is not the folder of a run"):
             parse_args([flag, str(tmp_path)])
+        with pytest.raises(UserError, match="'' is not the folder of a run"):  # of an unset variable, say
+            parse_args([flag, ""])
 
 
 def test_command_line(tmp_path):

@@ -149,7 +149,7 @@ def test_runs_that_are_no_row(tmp_path, capsys):
     (tmp_path / "x/a2/results.json").write_text((tmp_path / "x/a2/results.json").read_text().replace("50", "100"))
     assert "| td3-bst/x-v0 | TD3-BST | 100 | 1, 2 | 3.0 [2.0, 4.0] | 2, 4 | 3 |" in tables(capsys, tmp_path)
     write_result(tmp_path / "y", "a", 1, [1.0, 3.0], [1], MORSE)
-    with pytest.raises(SystemExit, match="have a seed twice"):
+    with pytest.raises(SystemExit, match=f"have a seed twice; move away .*{tmp_path}/x/a1, {tmp_path}/y/a1, {tmp_path}/x/a2"):
         report.main(str(tmp_path))
     shutil.rmtree(tmp_path / "y")
     write_result(tmp_path / "y", "a", 3, [1.0, 3.0], [1], MORSE, total_timesteps=300)
@@ -281,10 +281,11 @@ def test_the_score_page_is_that_of_the_committed_results(tmp_path, capsys):
 def test_report_of_morse_networks(tmp_path, capsys):
     """Percent at a mode and certainties are means over seeds and columns in the order of the run."""
     words = {"objective": "uncertainty alone", "kernel": "rbf", "factor": 0.5}
+    toy = {"env_id": "four-modes", "kernel": "rbf", "kernel_scale_factor": 0.5, "num_uniform": 1}
     for seed, share in (1, 0.5), (2, 0.9):
         entries = [{"objective": "behaviour cloning", "kernel": None, "factor": None, "temperature": None, "at a mode": 0.0}]
         entries += [words | {"temperature": t, "at a mode": share if t == 1 else 0.25} for t in (0.25, 1.0)]
-        write_morse(tmp_path, f"toy{seed}", entries, seed)
+        write_morse(tmp_path, f"toy{seed}", entries, seed, **toy)
     study = {"certainty": {"held-out data": 0.9, "uniform actions": 0.1, "actions of other states": 0.6}}
     study |= {"certainty at distance": {"0.5": 0.7}, "AUROC against": {"uniform actions": 0.99, "actions of other states": 0.8}}
     write_morse(tmp_path, "maze", study)
@@ -297,14 +298,15 @@ def test_report_of_morse_networks(tmp_path, capsys):
     assert "| maze | RQ, 2 k `--num-uniform 4` | 1 | 0.90 | 0.70 | 0.60 | 0.10 | 0.80 | 0.99 |" in out
     assert "| maze.hdf5 | RQ, 2 k `--num-uniform 4` | 2, 3 | 0.90 | 0.70 | 0.60 | 0.30 | 0.80 | 0.99 |" in out
     write_morse(tmp_path, "4/maze.hdf5", study, 3)
-    with pytest.raises(SystemExit, match="maze.hdf5 has two runs of one seed with RQ"):
+    with pytest.raises(SystemExit, match="maze.hdf5 with RQ.*, seeds .2, 3, 3., have a seed twice.*4/maze.hdf5"):
         report.main(str(tmp_path))
     shutil.rmtree(tmp_path / "4")
-    for seed, other in (2, {}), (3, {"morse_steps": 10}):  # a seed twice, another setting
-        write_morse(tmp_path, "trial", entries, seed, **other)
-        with pytest.raises(SystemExit, match="four modes, seeds .*move away"):
-            report.main(str(tmp_path))
-        shutil.rmtree(tmp_path / "trial")
+    write_morse(tmp_path, "trial", entries, 2, **toy, morse_steps=10)
+    out = tables(capsys, tmp_path)
+    assert "| 2 seeds, mu = 0.25 / 1 | RBF, 0.5 k |" in out and "| 1 seed, mu = 0.25 / 1 `--morse-steps 10` |" in out
+    write_morse(tmp_path, "again", entries, 2, **toy)
+    with pytest.raises(SystemExit, match="four modes .*, seeds .*have a seed twice.*again"):
+        report.main(str(tmp_path))
 
 
 def write_morse(folder, name, study, seed=1, **args):

@@ -234,20 +234,20 @@ def test_stop_during_an_evaluation(run, pointmaze, tmp_path, monkeypatch):
 def test_signals(pointmaze, tmp_path, number):
     """Ctrl-C and a kill of the real process, with another run as the reference."""
     kwargs = TINY | {"env_id": pointmaze, "morse_steps": 200, "total_timesteps": 2000, "eval_freq": 1000, "log_freq": 50}
-    own = {"runs_dir": tmp_path / "a", "anneal_actor_learning_rate": True}  # as `train` has it
+    own = {"runs_dir": tmp_path / "a b", "anneal_actor_learning_rate": True}  # as `train` has it
     command = [sys.executable, str(ROOT / "td3_bst.py"), *flags(**kwargs, **own)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     process = subprocess.Popen(command, **pipes, text=True, preexec_fn=heed_ctrl_c)
     deadline = time.time() + 120
-    while not list(tmp_path.glob("a/*/checkpoint.pt")) and time.time() < deadline:
+    while not list(tmp_path.glob("a b/*/checkpoint.pt")) and time.time() < deadline:
         time.sleep(0.05)
     time.sleep(0.5)
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
     assert process.returncode != 0
-    (stopped,) = (tmp_path / "a").iterdir()
+    (stopped,) = (tmp_path / "a b").iterdir()
     if number == signal.SIGINT:
-        assert f"--resume {stopped}" in err and "Traceback" not in err
+        assert f"--resume '{stopped}'" in err and "Traceback" not in err
     run_script("td3_bst.py", "--resume", str(stopped))
     whole = train(pointmaze, tmp_path / "b", **{key: value for key, value in kwargs.items() if key != "env_id"})
     assert same(whole, stopped)
