@@ -31,6 +31,7 @@ It is recreated data: never put a score on it beside one on D4RL's own without s
 import contextlib
 import copy
 import dataclasses
+import fcntl
 import hashlib
 import io
 import json
@@ -367,6 +368,11 @@ def main(args):
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         sys.exit(f"error: cannot write to {path.parent} ({error}); set MINARI_DATASETS_PATH to a folder of yours")
+    lock = open(folder / "lock", "w")  # held until this process ends
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        sys.exit(f"error: another process is making {dataset_id}; wait for it, or stop it first")
     settings, file = describe_arguments(args), folder / "args.json"
     if not list(folder.glob("*.pkl")):
         file.write_text(json.dumps(settings))

@@ -1,6 +1,7 @@
 """The recreated mazes: who starts where, when an episode ends, worker processes, going on after Ctrl-C, the report."""
 
 import contextlib
+import fcntl
 import json
 import os
 import signal
@@ -240,6 +241,19 @@ def test_the_time_limit_ends_an_episode():
     assert (len(first), len(second)) == (300, 50) and first.truncations[-1]
     places = first.observations["achieved_goal"][-1], second.observations["achieved_goal"][0]
     assert not np.array_equal(*places)
+
+
+def test_two_processes_at_one_dataset(tmp_path, monkeypatch):
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    folder, args = tmp_path / "td3-bst/.pointmaze-umaze-v0-parts", make_dataset.Args("pointmaze-umaze", steps=20)
+    folder.mkdir(parents=True)
+    with open(folder / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(SystemExit, match="another process is making td3-bst/pointmaze-umaze-v0"):
+            make_dataset.main(args)
+        assert [path.name for path in folder.iterdir()] == ["lock"]
+    make_dataset.main(args)
+    assert not folder.exists() and (tmp_path / "td3-bst/pointmaze-umaze-v0").exists()
 
 
 def test_half_a_dataset_is_removed_and_another_processs_is_not(tmp_path, monkeypatch):
