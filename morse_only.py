@@ -275,13 +275,12 @@ def locate_minari(env_id):
         advice = recreate or advice + (f"; near matches: {near}" if near else "")
         print(f"{name} is not in {root}: asking Minari's remote ...", flush=True)
         with explain(f"{name} is not in {root} and cannot be downloaded", advice):
-            dataset_id = pick(minari.list_remote_datasets(prefix=name, compatible_minari_version=True))
-            try:
-                if dataset_id:
+            if dataset_id := pick(minari.list_remote_datasets(prefix=name, compatible_minari_version=True)):
+                try:
                     minari.download_dataset(dataset_id, force_download=True)
-            except BaseException:
-                shutil.rmtree(root / dataset_id, ignore_errors=True)  # half a dataset would be taken for a whole one
-                raise
+                except BaseException:
+                    shutil.rmtree(root / dataset_id, ignore_errors=True)  # a half would be taken for a whole one
+                    raise
     if not dataset_id:
         near = near or "none; see the README"
         raise UserError(f"there is no dataset {env_id!r}; near matches: {near}{recreate and '; or ' + recreate}")
@@ -449,7 +448,7 @@ def check(dataset_id, arrays, obs_space, action_space, env):
     if not len(arrays["rewards"]):
         raise UserError(f"{dataset_id} is empty: it has no transition that can be used")
     for key, array in arrays.items():
-        if bad := array.size - np.count_nonzero(np.isfinite(array)):
+        if bad := np.count_nonzero(~np.isfinite(array)):
             raise UserError(f"{dataset_id} has {bad} NaN or infinite values in {key}; repair or drop those rows")
     is_box = isinstance(action_space, gym.spaces.Box) and action_space.dtype.kind == "f" and action_space.is_bounded()
     if not (is_box and len(action_space.shape) == 1 and (action_space.low < action_space.high).all()):
@@ -578,11 +577,10 @@ def train_morse(agent, data, args, generator, start=0, after_step=lambda *_: Non
     """Train `agent.morse` from step `start` to `args.morse_steps`, calling after_step("morse", step, metrics)."""
 
     def update_morse():
-        batch = sample(data, args.morse_batch_size, generator, ["observations", "actions"])
-        action = batch["actions"]  # (batch, k)
+        obs, action = sample(data, args.morse_batch_size, generator, ["observations", "actions"]).values()
         shape = (args.morse_batch_size, args.num_uniform, action.shape[-1])
         uniform_action = torch.rand(shape, device=action.device, generator=generator) * 2 - 1  # U on [-1, 1]^k
-        loss, metrics = morse_loss(agent.morse, batch["observations"], action, uniform_action, args.uniform_weight)
+        loss, metrics = morse_loss(agent.morse, obs, action, uniform_action, args.uniform_weight)
         agent.morse_optimizer.zero_grad()
         loss.backward()
         agent.morse_optimizer.step()
@@ -679,7 +677,7 @@ def study_modes(data, info, args, device, figures):
     axis = torch.linspace(-0.95, 0.95, 39, device=device)
     starts = torch.cartesian_prod(axis, axis)  # (39 * 39, 2)
     own = args.kernel, args.kernel_scale_factor
-    kernels = [*(("rbf", factor) for factor in args.scale_factors), ("rbf", own[1]), ("rq", own[1]), own]
+    kernels = [*(("rbf", factor) for factor in args.scale_factors), ("rbf", own[1]), ("rq", own[1])]
     entries, morses, ends = [], {}, {}
 
     def try_objective(objective, kernel, temperature):
@@ -766,7 +764,6 @@ def square(morse, state, action, dims, n=101):
     return morse.certainty(state.expand(n * n, -1), actions).reshape(n, n)
 
 
-@torch.no_grad()
 def draw_modes(data, morses, ends, starts, args, figures):
     """Landscape with data and policies; landscapes by scale, by kernel; the basins of each objective."""
     state, kernel = torch.zeros(2, device=starts.device), (args.kernel, args.kernel_scale_factor)
@@ -815,7 +812,6 @@ def draw_modes(data, morses, ends, starts, args, figures):
         figures(f"basins_{temperature:g}", figure)
 
 
-@torch.no_grad()
 def draw_dataset(morse, held_out, info, certainty, near, args, figures):
     """Histograms; certainty against distance; landscapes in some states; in mazes, maps over positions."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
@@ -864,7 +860,7 @@ def resolve(args):
     for name, value in vars(args).items():
         for x in value if isinstance(value, tuple) else [value]:
             floor, ceiling = LIMITS.get(name, (1 if isinstance(x, int) else 1e-12, 1e12))
-            if isinstance(x, (int, float)) and not isinstance(x, bool) and not floor <= x <= ceiling:  # or NaN
+            if type(x) in (int, float) and not floor <= x <= ceiling:  # or NaN
                 raise UserError(f"--{name.replace('_', '-')} must be from {floor:.10g} to {ceiling:.10g}, got {x}")
     return args
 
@@ -957,11 +953,11 @@ def main(args):
         figure.savefig(run_dir / f"{name}.png", dpi=150)
         writer.add_figure(name, figure)
 
-    generator = torch.Generator(device).manual_seed(args.seed)
     if args.env_id == "four-modes":
         results, morse = study_modes(data, info, args, device, figures)
     else:
         torch.manual_seed(args.seed)
+        generator = torch.Generator(device).manual_seed(args.seed)
         order = torch.randperm(len(data["actions"]), device=device, generator=generator)
         train, held_out = ({key: value[part] for key, value in data.items()} for part in (order[cut:], order[:cut]))
         agent = make_agent(data["observations"].shape[1], data["actions"].shape[1], args, device)

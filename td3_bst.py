@@ -340,13 +340,12 @@ def locate_minari(env_id):
         advice = recreate or advice + (f"; near matches: {near}" if near else "")
         print(f"{name} is not in {root}: asking Minari's remote ...", flush=True)
         with explain(f"{name} is not in {root} and cannot be downloaded", advice):
-            dataset_id = pick(minari.list_remote_datasets(prefix=name, compatible_minari_version=True))
-            try:
-                if dataset_id:
+            if dataset_id := pick(minari.list_remote_datasets(prefix=name, compatible_minari_version=True)):
+                try:
                     minari.download_dataset(dataset_id, force_download=True)
-            except BaseException:
-                shutil.rmtree(root / dataset_id, ignore_errors=True)  # half a dataset would be taken for a whole one
-                raise
+                except BaseException:
+                    shutil.rmtree(root / dataset_id, ignore_errors=True)  # a half would be taken for a whole one
+                    raise
     if not dataset_id:
         near = near or "none; see the README"
         raise UserError(f"there is no dataset {env_id!r}; near matches: {near}{recreate and '; or ' + recreate}")
@@ -514,7 +513,7 @@ def check(dataset_id, arrays, obs_space, action_space, env):
     if not len(arrays["rewards"]):
         raise UserError(f"{dataset_id} is empty: it has no transition that can be used")
     for key, array in arrays.items():
-        if bad := array.size - np.count_nonzero(np.isfinite(array)):
+        if bad := np.count_nonzero(~np.isfinite(array)):
             raise UserError(f"{dataset_id} has {bad} NaN or infinite values in {key}; repair or drop those rows")
     is_box = isinstance(action_space, gym.spaces.Box) and action_space.dtype.kind == "f" and action_space.is_bounded()
     if not (is_box and len(action_space.shape) == 1 and (action_space.low < action_space.high).all()):
@@ -620,13 +619,12 @@ def evaluate(policy, env_spec, seeds, num_envs):
     returns, lengths, terminations = np.zeros(len(seeds)), np.zeros(len(seeds), int), np.zeros(len(seeds), bool)
     episode, started = np.arange(num_envs), num_envs  # (num_envs,), which seed each environment plays
     obs, _ = envs.reset(seed=[int(seed) for seed in seeds[:num_envs]])
-    while (episode < len(seeds)).any():
+    while (recorded := episode < len(seeds)).any():
         obs, rewards, terminated, truncated, _ = envs.step(policy(obs))
         if env_spec.name == "AdroitHandPen":
             terminated = terminated | (obs[:, 26] < 0.075)  # its height in metres
         if WRONG_SIGN:
             rewards = mend_rewards(rewards, obs, env_spec)
-        recorded = episode < len(seeds)
         returns[episode[recorded]] += rewards[recorded]
         lengths[episode[recorded]] += 1
         terminations[episode[recorded]] = terminated[recorded]
@@ -710,11 +708,10 @@ def train_morse(agent, data, args, generator, start=0, after_step=lambda *_: Non
     """Train `agent.morse` from step `start` to `args.morse_steps`, calling after_step("morse", step, metrics)."""
 
     def update_morse():
-        batch = sample(data, args.morse_batch_size, generator, ["observations", "actions"])
-        action = batch["actions"]  # (batch, k)
+        obs, action = sample(data, args.morse_batch_size, generator, ["observations", "actions"]).values()
         shape = (args.morse_batch_size, args.num_uniform, action.shape[-1])
         uniform_action = torch.rand(shape, device=action.device, generator=generator) * 2 - 1  # U on [-1, 1]^k
-        loss, metrics = morse_loss(agent.morse, batch["observations"], action, uniform_action, args.uniform_weight)
+        loss, metrics = morse_loss(agent.morse, obs, action, uniform_action, args.uniform_weight)
         agent.morse_optimizer.zero_grad()
         loss.backward()
         agent.morse_optimizer.step()
@@ -862,7 +859,7 @@ def resolve(args):
     for name, value in vars(args).items():
         for x in value if isinstance(value, tuple) else [value]:
             floor, ceiling = LIMITS.get(name, (1 if isinstance(x, int) else 1e-12, 1e12))
-            if isinstance(x, (int, float)) and not isinstance(x, bool) and not floor <= x <= ceiling:  # or NaN
+            if type(x) in (int, float) and not floor <= x <= ceiling:  # or NaN
                 raise UserError(f"--{name.replace('_', '-')} must be from {floor:.10g} to {ceiling:.10g}, got {x}")
     return args
 
@@ -911,10 +908,9 @@ def load_morse(morse, data, info, args):
         weights, facts = saved["morse"], {name: saved["facts"][name] for name in needed}
     for name, own in needed.items():
         is_rounded = name in ("observation scale", "mean action")
-        near = is_rounded and np.allclose(facts[name], own, rtol=1e-4, atol=1e-4)
-        if facts[name] != own and not near:
-            had, have = f"{facts[name]}"[:80], f"{own}"[:80]
-            raise UserError(f"{path} differs in {name}: {had}, here {have}; train one with these arguments")
+        if not (np.allclose(facts[name], own, rtol=1e-4, atol=1e-4) if is_rounded else facts[name] == own):
+            differs = f"{path} differs in {name}: {facts[name]!s:.80}, here {own!s:.80}"
+            raise UserError(f"{differs}; train one with these arguments")
     morse.load_state_dict(weights)
 
 

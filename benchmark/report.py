@@ -27,11 +27,7 @@ import morse_only
 import td3_bst
 
 RUNNING = set("env_id seed exp_name runs_dir total_timesteps eval_freq device num_eval_envs log_freq resume save".split())
-BEFORE = {  # what runs older than the field did
-    "bound_targets": False,
-    "goal_scale": 1.0,
-    "anneal_actor_learning_rate": False,
-}
+BEFORE = {"bound_targets": False, "goal_scale": 1.0, "anneal_actor_learning_rate": False}  # of runs without the field
 BOUNDS = {"random": "random policy", "planner": "the data's planner without noise"}
 KERNEL = {"kernel", "kernel_scale_factor", "distances"}  # of runs of morse_only.py: columns, or the measurement's own
 WITH = (  # flags that rows of a `defaults` table (--into) may have
@@ -304,7 +300,7 @@ def ablation(rows, field, head):
     flag = f"--{field.replace('_', '-')}"
     variants = {}
     for (dataset, name, step), runs in rows.items():
-        name = " ".join([name.partition(" `")[0], *(part for part in re.findall("`.*?`", name) if flag not in part)])
+        name = re.sub(f" `{flag} [^`]*`", "", name)
         if step:
             by_value = variants.setdefault((dataset, name, step), {})
             by_value.setdefault(runs[0]["args"][field], []).extend(score(last(run)) for run in runs)
@@ -376,10 +372,9 @@ def certainties(records):
     for (dataset, kernel), runs in sorted(rows.items(), key=lambda row: row[0][0]):
         runs, values = zip(*runs)
         check_row(f"morse_only.py on {dataset} with {kernel}", runs)
-        seeds = [run["args"]["seed"] for run in runs]
         means = np.array(values, float).mean(0)  # NaN for a distance that was not measured
         cells = ("" if np.isnan(value) else f"{value:.2f}" for value in means)
-        lines.append([dataset, kernel, ", ".join(map(str, seeds)), *cells])
+        lines.append([dataset, kernel, ", ".join(str(run["args"]["seed"]) for run in runs), *cells])
     return markdown(lines)
 
 
@@ -394,9 +389,8 @@ def read(folder):
 
 def read_peers(pattern):
     """{(dataset, method): score} of peers.csv, for the datasets whose names match."""
-    rows = csv.DictReader(PEERS.open())
-    rows = [row for row in rows if pattern and re.match(pattern, row["dataset"])]
-    return {(row["dataset"], row["method"]): row["score"] for row in rows}
+    rows = csv.DictReader(PEERS.read_text().splitlines() if pattern else [])
+    return {(row["dataset"], row["method"]): row["score"] for row in rows if re.match(pattern, row["dataset"])}
 
 
 def group_rows(rows, title):
@@ -439,7 +433,8 @@ def draw_curves(rows):
         for (_, name, _), runs in ((key, runs) for key, runs in rows.items() if key[0] == dataset):
             steps, scores = curve(runs)
             color = f"C{METHODS.index(name)}"
-            axes.plot(steps, scores.mean(0), color=color, marker=".", label=f"{name}, {len(runs)} seeds")
+            seeds = "1 seed" if len(runs) == 1 else f"{len(runs)} seeds"
+            axes.plot(steps, scores.mean(0), color=color, marker=".", label=f"{name}, {seeds}")
             axes.fill_between(steps, scores.min(0), scores.max(0), color=color, alpha=0.15)
         axes.set(title=dataset, xlabel="gradient steps", ylabel="score")
         axes.legend(fontsize=6)
@@ -501,7 +496,7 @@ def main(folder: tyro.conf.Positional[str], into: str | None = None, out: str | 
     """
     if into and not Path(into).is_file():
         sys.exit(f"error: there is no page {into} to write tables into")
-    if out and Path(out).exists() and not Path(out).is_dir():
+    if out and Path(out).is_file():
         sys.exit(f"error: {out} is not a folder; pass another --out")
     records = read(folder)
     rows = rows_of([record for record in records if "evaluations" in record])
