@@ -4,6 +4,8 @@
 # `python benchmark/make_dataset.py antmaze-$maze`. SEEDS, WORKERS, FILTER, FLAGS and DRY_RUN: see run.sh.
 exec bash "$(dirname "$0")/run.sh" <<'COMMANDS'
 python td3_bst.py --env-id td3-bst/antmaze-umaze-v0 --total-timesteps 200000
+python td3_bst.py --env-id td3-bst/antmaze-umaze-v0 --total-timesteps 200000 --weighting constant --constant-weight 2
+python td3_bst.py --env-id td3-bst/antmaze-umaze-v0 --total-timesteps 200000 --weighting constant --q-weight 0
 python td3_bst.py --env-id td3-bst/antmaze-umaze-diverse-one-goal-v0 --total-timesteps 200000
 python td3_bst.py --env-id td3-bst/antmaze-umaze-diverse-one-goal-v0 --total-timesteps 200000 --weighting constant --constant-weight 2
 python td3_bst.py --env-id td3-bst/antmaze-umaze-diverse-one-goal-v0 --total-timesteps 200000 --weighting constant --q-weight 0
