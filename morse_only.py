@@ -578,7 +578,7 @@ def train_morse(agent, data, args, generator, start=0, after_step=lambda *_: Non
 
     def update_morse():
         obs, action = sample(data, args.morse_batch_size, generator, ["observations", "actions"]).values()
-        shape = (args.morse_batch_size, args.num_uniform, action.shape[-1])
+        shape = (args.morse_batch_size, args.num_uniform, action.shape[-1])  # (batch, num_uniform, k)
         uniform_action = torch.rand(shape, device=action.device, generator=generator) * 2 - 1  # U on [-1, 1]^k
         loss, metrics = morse_loss(agent.morse, obs, action, uniform_action, args.uniform_weight)
         agent.morse_optimizer.zero_grad()

@@ -379,7 +379,7 @@ def certainties(records):
 
 
 def read(folder):
-    """The records of all runs below a folder, each with its own. Raises SystemExit where there is none."""
+    """The records of all runs below a folder, each with its own folder. Raises SystemExit where there is none."""
     files = sorted(Path(folder).rglob("results.json"))
     records = [json.loads(file.read_text()) | {"folder": str(file.parent)} for file in files]
     if not records:

@@ -33,5 +33,8 @@ for file in $(grep -lsF "\"command\": \"$command\"" "$runs"/*/args.json); do
     fi
 done
 echo "$(date +%H:%M) start: $now > $log"
-$now >> "$log" 2>&1 || fail "status $?, $(grep '[[:alpha:]]' "$log" | tail -n 1) (all of it in $log)"
+reason() {  # the log's last line or, if that closes a box of tyro's, the box's first
+    awk '/^╭/ { getline; box = $0 } { line = $0 } END { print line ~ /^╰/ ? box : line }' "$log" | sed 's/ *│ *//g'
+}
+$now >> "$log" 2>&1 || fail "status $?, $(reason) (all of it in $log)"
 echo "$(date +%H:%M) finished: $command"

@@ -127,6 +127,8 @@ def test_failures_are_listed(project, pointmaze):
     error, out, code = run(project, "pointmaze", **env)
     assert code == 1 and out.count("finished before: ") == 2 and error.count("--seed -1: status 1") == 4
     assert out.count(" start: ") == 2  # those that failed
+    error, out, code = run(project, "pointmaze", **env | {"FILTER": "medium.*constant --q-weight 0", "FLAGS": "--no-such-flag 3"})
+    assert code == 1 and "--seed 1: status 2, Unrecognized options: --no-such-flag, 3 (all of it in " in error
 
 
 def stub(project, name, text):
