@@ -139,6 +139,11 @@ def dataset_of(record):
     return Path(dataset).name if dataset.endswith((".hdf5", ".h5")) else dataset
 
 
+def count_seeds(runs):
+    """How many seeds a row of runs has, in words."""
+    return "1 seed" if len(runs) == 1 else f"{len(runs)} seeds"
+
+
 def check_row(name, runs):
     """SystemExit, with the folders, if the runs of a row have a seed twice or were to have different numbers of steps."""
     seeds = [run["args"]["seed"] for run in runs]
@@ -342,8 +347,7 @@ def modes(given, records):
         shares.setdefault(key, []).append(100 * entry["at a mode"])
     kernels = list(dict.fromkeys(kernel for _, kernel, _ in shares if kernel))
     temperatures = sorted({temperature for *_, temperature in shares if temperature})
-    seeds = "1 seed" if len(records) == 1 else f"{len(records)} seeds"
-    head = f"{seeds}, mu = {' / '.join(f'{t:g}' for t in temperatures)} {given}"
+    head = f"{count_seeds(records)}, mu = {' / '.join(f'{t:g}' for t in temperatures)} {given}"
     lines = [[head.strip(), *kernels]]
     for objective in dict.fromkeys(objective for objective, *_ in shares):
         if (objective, None, None) in shares:
@@ -433,8 +437,7 @@ def draw_curves(rows):
         for (_, name, _), runs in ((key, runs) for key, runs in rows.items() if key[0] == dataset):
             steps, scores = curve(runs)
             color = f"C{METHODS.index(name)}"
-            seeds = "1 seed" if len(runs) == 1 else f"{len(runs)} seeds"
-            axes.plot(steps, scores.mean(0), color=color, marker=".", label=f"{name}, {seeds}")
+            axes.plot(steps, scores.mean(0), color=color, marker=".", label=f"{name}, {count_seeds(runs)}")
             axes.fill_between(steps, scores.min(0), scores.max(0), color=color, alpha=0.15)
         axes.set(title=dataset, xlabel="gradient steps", ylabel="score")
         axes.legend(fontsize=6)
