@@ -35,15 +35,18 @@ WITH = (  # flags that rows of a `defaults` table (--into) may have
     "actor-hidden-dims|actor-learning-rate|policy-frequency"
 )
 PLAIN = rf"[^`]+( `--({WITH})( [^`]*)?`)*"  # a method's name with no flags but those
-METHODS = ("behaviour cloning", "Morse-weighted behaviour cloning", "TD3+BC", "IQL", "IQL-BST", "TD3-BST")
+HOW = " `--(?:matmul-precision|compile)[^`]*`"  # flags that make a row of their own in tables of methods
+CLONING = "behaviour cloning", "Morse-weighted behaviour cloning"
+METHODS = (*CLONING, "TD3+BC", "TD3+BC `--constant-weight 2`", "IQL", "IQL-BST", "TD3-BST")
 LEGEND = """A score is the mean over seeds of the last evaluation, never of the best one: the success rate in percent in
 mazes, else the normalised return, or the return where there are no reference scores. Brackets hold its 95% bootstrap
 interval, too narrow where seeds are few. Gradient steps are critic steps: the policy, cloning's too, takes one for
-every two in `td3_bst.py`, one for one in `iql_bst.py`. The tables of methods hold runs without further flags; the last
-table has every row, unfinished runs too. Flags are where a row's runs differ from today's defaults; its command is for
-its commit. The default `--matmul-precision high` is TF32 on a GPU and float32 on a CPU: see the row's device. Datasets
-whose name begins with `td3-bst/` are **recreated**. An empty cell has not been measured without further flags. Curves
-are means over seeds, bands run from the lowest seed to the highest."""
+every two in `td3_bst.py`, one for one in `iql_bst.py`. The tables of methods hold runs without further flags, but for
+those of precision and compiling, which are in the row; the last table has every row, unfinished runs too. Flags are
+where a row's runs differ from today's defaults; its command is for its commit. The default `--matmul-precision high` is
+TF32 on a GPU and float32 on a CPU: see the row's device. Datasets whose name begins with `td3-bst/` are **recreated**.
+An empty cell has not been measured without further flags. Curves are means over seeds, bands run from the lowest seed
+to the highest."""
 PEERS = Path(__file__).with_name("peers.csv")
 GROUPS = {  # title: pattern of its dataset ids, pattern of their names in peers.csv, what must be said of the scores
     "Locomotion": (
@@ -258,17 +261,22 @@ def policies(rows, columns=None):
 
 
 def score_table(rows, peers):
-    """Last scores by dataset and method without other flags, mean over seeds with interval, beside published ones."""
-    lines = {(dataset, step) for dataset, name, step in rows if name in METHODS}
-    lines |= {(dataset, 0) for dataset, *_ in rows if dataset not in [dataset for dataset, _ in lines]}
-    lines |= {(name, 0) for name, _ in peers if name not in [short(dataset) for dataset, _ in lines]}
-    names = [name for name in (*METHODS, *BOUNDS.values()) if name == "TD3-BST" or name in [key[1] for key in rows]]
+    """Last scores by dataset and method without flags but HOW's, mean over seeds and interval, beside published ones."""
+    parts = {}  # {(dataset, step, flags of HOW): {method: runs}}
+    for (dataset, name, step), runs in rows.items():
+        parts.setdefault((dataset, step, "".join(re.findall(HOW, name))), {})[re.sub(HOW, "", name)] = runs
+    lines = {key for key, methods in parts.items() if methods.keys() & set(METHODS)}
+    lines |= {(dataset, 0, "") for dataset, *_ in parts if dataset not in [dataset for dataset, *_ in lines]}
+    lines |= {(name, 0, "") for name, _ in peers if name not in [short(dataset) for dataset, *_ in lines]}
+    found = {"TD3-BST"}.union(*parts.values())
+    names = [name for name in (*METHODS, *BOUNDS.values()) if name in found]
     published = list(dict.fromkeys(method for _, method in peers))
     table = [["dataset", "gradient steps", *names, *(f"{method}, published" for method in published)]]
-    for dataset, step in sorted(lines):
-        parts = [rows.get((dataset, name, step)) or rows.get((dataset, name, 0)) for name in names]
-        steps = next(steps_cell(part) for part in parts if part) if step else ""
-        cells = [estimate(mean, [[score(last(run)) for run in part]]) if part else "" for part in parts]
+    for dataset, step, how in sorted(lines):
+        own = parts.get((dataset, step, how), {})
+        steps = steps_cell(next(iter(own.values()))) + how if step else ""
+        own = parts.get((dataset, 0, ""), {}) | own
+        cells = [estimate(mean, [[score(last(run)) for run in own[name]]]) if name in own else "" for name in names]
         table.append([dataset, steps, *cells, *(peers.get((short(dataset), method), "") for method in published)])
     return markdown(table)
 

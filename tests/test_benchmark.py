@@ -93,9 +93,11 @@ def test_scores_page(tmp_path, capsys):
     out = tmp_path / "out"
     tables(capsys, tmp_path, out=str(out))
     page = (out / "scores.md").read_text()
-    assert f"| {maze} | 1,000 | 30.0 [10.0, 50.0] |  | 80.0 [70.0, 90.0] |" in page
+    assert f"| {maze} | 1,000 | 30.0 [10.0, 50.0] |  |  | 80.0 [70.0, 90.0] |" in page
     assert "| behaviour cloning | 1 | 2 | 30.0 [10.0, 50.0] | 30.0 [10.0, 50.0] | 1.00 [1.00, 1.00] |" in page
-    assert "\n| Morse-weighted" not in page and f"| {elsewhere} | 50 | 100.0 | 100.0 |  |" in page
+    assert "\n| Morse-weighted" not in page and f"| {elsewhere} | 50 | 100.0 | 100.0 | 40.0 |  |" in page
+    assert f"| {elsewhere} | 50 `--matmul-precision medium` `--compile` |  |  |  | 60.0 |\n" in page
+    assert page.count(f"| {elsewhere} | 50 ") == 2  # nor one of a temperature
     assert "| hopper_medium-v2.hdf5 | 50 | 34.8 [34.3, 35.3] | 53.51 | 60.37 | 67.53 | 102.29 |" in page
     assert "| walker2d-medium |  |  | 63.23 | 82.71 | 80.91 | 85.82 |" in page and "| hopper-medium |" not in page
     recreated = page[page.index("## Recreated PointMaze") :]
