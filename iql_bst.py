@@ -1000,9 +1000,10 @@ def main(args):
     data, info = load_dataset(args, device)
     facts = {"domain": domain_of(args.env_id), "dataset_id": info["dataset_id"]}
     facts |= {"transitions": info["transitions"], "terminal": int(data["terminations"].sum())}
-    print("\n".join(f"{name:24} {value}" for name, value in (vars(args) | facts).items()), flush=True)
     run_name = f"{args.env_id}__{args.exp_name}__{args.seed}__{time.time_ns()}".lstrip("./").replace("/", "-")
     run_dir = Path(args.resume or Path(args.runs_dir) / run_name)
+    shown = vars(args) | facts | {"run_dir": run_dir}
+    print("\n".join(f"{name:24} {value}" for name, value in shown.items()), flush=True)
     checkpoint_file = run_dir / "checkpoint.pt"
     with explain(f"cannot write to {run_dir}", "pass another --runs-dir"):
         writer = SummaryWriter(run_dir)

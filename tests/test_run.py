@@ -84,7 +84,7 @@ def test_runs_that_start_together_have_folders_of_their_own(pointmaze, tmp_path,
 
 
 @pytest.mark.parametrize("path", ["./a.hdf5", "../here/a.hdf5", "/here/a.hdf5"])
-def test_a_runs_folder_lies_in_runs_dir_and_is_not_hidden(path, tmp_path, monkeypatch):
+def test_a_runs_folder_lies_in_runs_dir_is_shown_and_is_not_hidden(path, tmp_path, monkeypatch, capsys):
     """Else neither `ls` nor run_one.sh sees it."""
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
@@ -92,6 +92,7 @@ def test_a_runs_folder_lies_in_runs_dir_and_is_not_hidden(path, tmp_path, monkey
     path = path.replace("/here", f"{tmp_path}/here") if path.startswith("/") else path
     run = train(path, tmp_path / "runs", exp_name="my/own")
     assert (run / "args.json").exists() and re.fullmatch(r"(\w.*)?a\.hdf5__my-own__1__\d+", run.name)
+    assert f"run_dir                  {run}\n" in capsys.readouterr().out
 
 
 def test_what_a_run_leaves(run, pointmaze):
