@@ -57,7 +57,7 @@ class Args:
     exp_name: str = Path(__file__).stem
     """name of the experiment, part of the run's folder name"""
     eval_env_id: str | None = None
-    """Gymnasium id of the environment that the data is from, for an .hdf5 file, which does not say its action bounds"""
+    """Gymnasium id that the data is from, or none; unset: the dataset's; an .hdf5 has its action bounds from it"""
     seed: int = 1
     """seed of data, initial weights and batches"""
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
@@ -141,7 +141,7 @@ DOMAINS = {
     )),
     "other": ("", DEFAULTS),
 }
-LIMITS = {  # lowest and highest value; of other numbers 1 (integers) or 1e-12 (floats), and 1e12
+LIMITS = {  # lowest and highest value; for the rest 1 (integers) or 1e-12 (floats) to 1e12
     "seed": (0, 2**32 - 1), "dataset_fraction": (1e-12, 1), "morse_steps": (0, 1e12), "uniform_weight": (0, 1e12),
     "temperature": (1 / 30, 1e12), "mode_offset": (1e-12, 1), "held_out": (1e-12, 1), "action_dims": (0, 1e12),
     "landscape_states": (0, 1e12),
@@ -236,7 +236,7 @@ D4RL_TASKS = {  # time limit, arguments, returns that score 0 and 100: D4RL's, w
     "D4RL/pen": (100, {}, (96.262799, 3076.833102)),
     "D4RL/kitchen": (280, {"remove_task_when_completed": True, "terminate_on_tasks_completed": True}, (0.0, 4.0)),
 }
-PALM_TO_OBJECT = {  # (n, obs_dim) -> (n, 3)
+PALM_TO_OBJECT = {  # observations (n, obs_dim) to vectors (n, 3) from palm to object, in metres
     "AdroitHandDoor-v1": lambda obs: obs[:, 35:38],
     "AdroitHandHammer-v1": lambda obs: obs[:, 33:36] - obs[:, 36:39],
     "AdroitHandRelocate-v1": lambda obs: obs[:, 30:33],
@@ -281,10 +281,9 @@ def locate_minari(env_id):
                 except BaseException:
                     shutil.rmtree(root / dataset_id, ignore_errors=True)  # a half would be taken for a whole one
                     raise
-    if not dataset_id:
-        near = near or "none; see the README"
-        raise UserError(f"there is no dataset {env_id!r}; near matches: {near}{recreate and '; or ' + recreate}")
-    return dataset_id
+                return dataset_id
+    near = near or "none; see the README"
+    raise UserError(f"there is no dataset {env_id!r}; near matches: {near}{recreate and '; or ' + recreate}")
 
 
 def locate_locomotion(env_id):
@@ -309,7 +308,7 @@ def locate_locomotion(env_id):
 def choose_episodes(num_episodes, args):
     """Sorted indices of a `dataset_fraction` of the episodes, at least one, drawn by seed. Raises UserError."""
     if not num_episodes:
-        raise UserError(f"{args.env_id} is empty: it has no complete episode")
+        raise UserError(f"{args.env_id} has no complete episode; an .hdf5 marks their ends in terminals and timeouts")
     count = max(1, round(args.dataset_fraction * num_episodes))
     return np.sort(np.random.default_rng(args.seed).permutation(num_episodes)[:count])
 
@@ -330,15 +329,16 @@ def read_hdf5(path, args):
         keep = np.isin(episode, choose_episodes(len(np.unique(episode)) if has_next or ends.any() else 0, args))
         if not has_next:
             keep &= terminals | ~np.append(ends[:-1], True)
-        keep = np.flatnonzero(keep)
+        rows = np.flatnonzero(keep)
 
         def read(key, *shape):  # converted while read: no copy in the file's own precision
             return file[key].astype(np.float32)[:].reshape(len(ends), *shape)
 
         obs = read("observations", -1)
-        next_obs = read("next_observations", *obs.shape[1:])[keep] if has_next else obs[keep + ~terminals[keep]]
-        dones = terminals[keep].astype(np.float32)
-        return dict(zip(DATA_KEYS, (obs[keep], read("actions", -1)[keep], read("rewards")[keep], next_obs, dones)))
+        following = np.where(terminals[rows], rows, rows + 1)
+        next_obs = read("next_observations", *obs.shape[1:])[rows] if has_next else obs[following]
+        dones = terminals[rows].astype(np.float32)
+        return dict(zip(DATA_KEYS, (obs[rows], read("actions", -1)[rows], read("rewards")[rows], next_obs, dones)))
 
 
 def flatten(space, values):
@@ -382,7 +382,7 @@ def read_minari(dataset, args):
     obs_space, action_space = dataset.observation_space, dataset.action_space
     names = f"{args.env_id} {dataset.env_spec}".lower()
     has_goals = isinstance(obs_space, gym.spaces.Dict) and {"achieved_goal", "desired_goal"} <= set(obs_space)
-    is_maze = has_goals and re.search("antmaze|pointmaze", names)
+    ends_at_success = has_goals and re.search("antmaze|pointmaze", names)
     obs_dim, action_dim = gym.spaces.flatdim(obs_space), gym.spaces.flatdim(action_space)
     shapes = (obs_dim,), (action_dim,), (), (obs_dim,), ()
     data = {key: np.empty((dataset.total_steps, *shape), np.float32) for key, shape in zip(DATA_KEYS, shapes)}
@@ -394,7 +394,7 @@ def read_minari(dataset, args):
     for count, episode in enumerate(episodes, 1):
         obs, actions = flatten(obs_space, episode.observations), flatten(action_space, episode.actions)
         keep, terminations = np.ones(len(actions), bool), episode.terminations
-        if is_maze:
+        if ends_at_success:
             keep, terminations = maze_episode(episode.observations, terminations)
         rewards = mend_rewards(episode.rewards, obs[1:], dataset.env_spec)
         end = used + np.count_nonzero(keep)
@@ -474,8 +474,9 @@ def load_dataset(args, device):
 
     Returns `data`, float32 tensors on the device: observations and next_observations (N, obs_dim), normalised if so
     asked; actions (N, k) in [-1, 1]; rewards (N,), shifted and scaled; terminations (N,), 1 where nothing follows. And
-    `info`: the dataset's id, observation statistics (obs_dim,), action bounds (k,), the evaluation environment's spec
-    as JSON (None: there is none), whether it is a maze, the returns that score 0 and 100 (None: unknown), and N."""
+    `info`: dataset_id; obs_mean and obs_std (obs_dim,); action_low and action_high (k,); env_spec, the evaluation
+    environment's as JSON, or None; is_maze, whether that is one; ref_scores, the returns that score 0 and 100, None if
+    unknown; transitions, N."""
     if args.env_id.endswith((".hdf5", ".h5")) or args.env_id in LOCOMOTION:
         robot_env_id, *ref_scores = LOCOMOTION.get(args.env_id, (None, None, None))
         dataset_id = str(locate_locomotion(args.env_id) if robot_env_id else args.env_id)
@@ -503,8 +504,8 @@ def load_dataset(args, device):
     low, high = (torch.as_tensor(x, dtype=torch.float32, device=device) for x in (action_space.low, action_space.high))
     data["actions"].sub_(low).mul_(2 / (high - low)).sub_(1).clamp_(-1, 1)
     data["rewards"].add_(args.reward_shift).mul_(args.reward_scale)
-    std, mean = torch.std_mean(data["observations"], dim=0, correction=0)
-    std = torch.where(std < 1e-3, 1.0, std)  # what is constant in the data, such as a fixed goal, is not scaled
+    std, mean = torch.std_mean(data["observations"], dim=0, correction=0)  # (obs_dim,)
+    std = torch.where(std < 1e-3, 1.0, std)  # what hardly varies in the data, such as a fixed goal, is not scaled
     if not args.normalize_obs:
         std, mean = torch.ones_like(std), torch.zeros_like(mean)
     parts = obs_space if isinstance(obs_space, gym.spaces.Dict) else {"observation": obs_space}
@@ -512,7 +513,7 @@ def load_dataset(args, device):
     goals = np.isin(keys, ("achieved_goal", "desired_goal"))
     if goals.any():
         std[goals] /= args.goal_scale
-    elif args.goal_scale not in (1, DOMAINS[domain_of(args.env_id)][1]["goal_scale"]):  # asked for, not the default
+    elif args.goal_scale not in (1, DOMAINS[domain_of(args.env_id)][1]["goal_scale"]):  # not the default
         raise UserError(f"the observations of {dataset_id} have no goals for --goal-scale to scale; leave it out")
     for key in ("observations", "next_observations"):
         data[key].sub_(mean).div_(std)
@@ -524,7 +525,7 @@ def load_dataset(args, device):
 # ---------------------------------------------------------------- Morse training
 
 def morse_loss(morse, obs, action, uniform_action, uniform_weight=1.0):
-    """L(f) and its parts, on obs (batch, obs_dim), action (batch, k), uniform_action (batch, num_uniform, k)."""
+    """L(f) and its metrics, on obs (batch, obs_dim), action (batch, k), uniform_action (batch, num_uniform, k)."""
     neg_log_certainty = morse.neg_log_certainty(obs, action)  # (batch,)
     states = obs.unsqueeze(1).expand(-1, uniform_action.shape[1], -1)  # (batch, num_uniform, obs_dim)
     uniform_certainty = morse.certainty(states, uniform_action)  # (batch, num_uniform)
@@ -612,7 +613,7 @@ def make_agent(obs_dim, action_dim, args, device):
 
 
 def four_modes(args, device):
-    """States uniform on [-1, 1]^2 and, independent of them, actions from four modes: data and info as of load_dataset.
+    """States uniform on [-1, 1]^2 and, independent of them, actions from four modes, each (num_samples, 2), and info.
 
     A state is also the action that a policy starts with there: see study_modes."""
     generator = torch.Generator().manual_seed(args.seed)
@@ -655,7 +656,7 @@ def objective_loss(objective, morse, temperature):
 
 
 def where(actions, args):
-    """Of each action, (n, 2): 0 to 3 for the mode that it is at, 4 for the mean of all modes, 5 for neither."""
+    """Of each action, (n, 2): 0 to 3 for the mode that it is at, 4 for the mean of all modes, 5 for none."""
     signs = torch.tensor([[-1, -1], [1, -1], [-1, 1], [1, 1], [0, 0]], device=actions.device)
     distance = torch.cdist(actions, args.mode_offset * signs)  # (n, 5)
     nearest = distance.min(1)
@@ -663,7 +664,9 @@ def where(actions, args):
 
 
 def study_modes(data, info, args, device, figures):
-    """Morse networks of several kernels and scales, and policies of each objective. Returns entries of results.json.
+    """Morse networks of several kernels and scales, and policies of each objective.
+
+    Returns entries of results.json, and the network of --kernel and --kernel-scale-factor.
 
     A policy starts as the identity, so that each state has a starting action of its own: where its action ends, against
     where it started, shows the basins of the modes and of their mean."""
@@ -869,14 +872,16 @@ def describe_morse(morse, data, info, args):
     """What must match before a Morse network's weights are reused: data and its scaling, the network, its training."""
     dataset = info["dataset_id"]
     dataset = Path(dataset).name if dataset.endswith((".hdf5", ".h5")) else dataset  # wherever the file lies
-    facts = {"dataset": dataset, "number of transitions": info["transitions"]}
-    facts |= {"shapes": [list(p.shape) for p in morse.parameters()]}
-    facts |= {"kernel": [morse.kernel, morse.rq_shape if morse.kernel == "rq" else None, morse.kernel_scale]}
-    facts |= {"action scale": [info[key].tolist() for key in ("action_low", "action_high")]}
-    facts |= {"mean action": data["actions"].mean(0).tolist()}  # tells two draws of --dataset-fraction apart
-    facts |= {"observation scale": [info[key].tolist() for key in ("obs_mean", "obs_std")]}
     training = ("morse_steps", "morse_batch_size", "morse_learning_rate", "num_uniform", "uniform_weight")
-    return facts | {name: getattr(args, name) for name in training}
+    return {
+        "dataset": dataset,
+        "number of transitions": info["transitions"],
+        "shapes": [list(p.shape) for p in morse.parameters()],
+        "kernel": [morse.kernel, morse.rq_shape if morse.kernel == "rq" else None, morse.kernel_scale],
+        "action scale": [info[key].tolist() for key in ("action_low", "action_high")],
+        "mean action": data["actions"].mean(0).tolist(),  # tells two draws of --dataset-fraction apart
+        "observation scale": [info[key].tolist() for key in ("obs_mean", "obs_std")],
+    } | {name: getattr(args, name) for name in training}
 
 
 def commit():

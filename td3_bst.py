@@ -63,7 +63,7 @@ class Args:
     env_id: str = "pointmaze-umaze"
     """dataset: a D4RL name (antmaze-large-diverse, hopper-medium-v2, pen-human), a Minari id, or a D4RL-format .hdf5"""
     eval_env_id: str | None = None
-    """Gymnasium id of the environment to evaluate in and of an .hdf5's action bounds, or none; unset: the dataset's"""
+    """Gymnasium id to evaluate in, or none; unset: the dataset's; an .hdf5 has none, and its action bounds from it"""
     exp_name: str = Path(__file__).stem
     """name of the experiment, part of the run's folder name"""
     seed: int = 1
@@ -73,7 +73,7 @@ class Args:
     matmul_precision: Literal["highest", "high", "medium"] = "high"
     """internal precision of float32 matrix products, if supported: medium bfloat16, high TF32, highest float32"""
     compile: bool = False
-    """whether torch.compile compiles losses and gradients: faster after a minute's warm-up; needs a C++ compiler"""
+    """whether torch.compile compiles an update's losses and gradients: faster after a minute; needs a C++ compiler"""
     total_timesteps: int = 1_000_000
     """steps after Morse pre-training: the critics', of which each policy_frequency-th is also the policy's"""
     eval_freq: int = 50_000
@@ -157,13 +157,13 @@ class Args:
     weighting: Literal["morse", "constant"] = "morse"
     """weight of the squared error: exp((1 - M) / mu) - 1, the paper's, or a constant one"""
     temperature: float | None = None
-    """mu, >= 1/30, else Adam overflows: the weight is 0 where M is 1, exp(1/mu) - 1 where M is 0 (values ours)"""
+    """mu, at least 1/30 lest Adam overflow; the weight is 0 where M is 1, exp(1/mu) - 1 where M is 0 (values ours)"""
     detach_weight: bool = True
     """whether to stop the gradient through the weight (ours: the paper does not say)"""
     constant_weight: float = 0.4
     """with constant weighting, the weight of the squared error averaged over action dimensions; 1/2.5 is TD3+BC's"""
     q_weight: float = 1.0
-    """weight of the critic's term; 1 is the paper's; 0 is behaviour cloning: no critic is trained"""
+    """weight of the critic's term; 1 is the paper's; 0 leaves cloning alone: no critic is trained"""
 
 
 # Values for fields left unset, from the first row whose pattern is found in the dataset's name. From the paper: a
@@ -184,7 +184,7 @@ DOMAINS = {
     "locomotion": ("halfcheetah|hopper|walker2d|mujoco", DEFAULTS),
     "other": ("", DEFAULTS),
 }
-LIMITS = {  # lowest and highest value; of other numbers 1 (integers) or 1e-12 (floats), and 1e12
+LIMITS = {  # lowest and highest value; for the rest 1 (integers) or 1e-12 (floats) to 1e12
     "seed": (0, 2**32 - 1), "dataset_fraction": (1e-12, 1), "morse_steps": (0, 1e12), "uniform_weight": (0, 1e12),
     "temperature": (1 / 30, 1e12), "total_timesteps": (0, 1e12), "reward_shift": (-1e12, 1e12), "tau": (1e-12, 1),
     "discount": (0, 0.999999), "constant_weight": (0, 1e12), "q_weight": (0, 1e12), "policy_noise": (0, 1e12),
@@ -251,7 +251,7 @@ class Critic(nn.Module):
         for w, b in hidden:
             x = torch.baddbmm(b[:twins], x, w[:twins])  # (twins, batch, width)
             x = F.relu(F.layer_norm(x, x.shape[-1:]) if self.layernorm else x)
-        return (x * weight[:twins].mT).sum(-1) + bias[:twins, 0]  # as baddbmm, faster for a single output
+        return (x * weight[:twins].mT).sum(-1) + bias[:twins, 0]  # (twins, batch): baddbmm for one output
 
 
 class MorseNetwork(nn.Module):
@@ -301,7 +301,7 @@ D4RL_TASKS = {  # time limit, arguments, returns that score 0 and 100: D4RL's, w
     "D4RL/pen": (100, {}, (96.262799, 3076.833102)),
     "D4RL/kitchen": (280, {"remove_task_when_completed": True, "terminate_on_tasks_completed": True}, (0.0, 4.0)),
 }
-PALM_TO_OBJECT = {  # (n, obs_dim) -> (n, 3)
+PALM_TO_OBJECT = {  # observations (n, obs_dim) to vectors (n, 3) from palm to object, in metres
     "AdroitHandDoor-v1": lambda obs: obs[:, 35:38],
     "AdroitHandHammer-v1": lambda obs: obs[:, 33:36] - obs[:, 36:39],
     "AdroitHandRelocate-v1": lambda obs: obs[:, 30:33],
@@ -346,10 +346,9 @@ def locate_minari(env_id):
                 except BaseException:
                     shutil.rmtree(root / dataset_id, ignore_errors=True)  # a half would be taken for a whole one
                     raise
-    if not dataset_id:
-        near = near or "none; see the README"
-        raise UserError(f"there is no dataset {env_id!r}; near matches: {near}{recreate and '; or ' + recreate}")
-    return dataset_id
+                return dataset_id
+    near = near or "none; see the README"
+    raise UserError(f"there is no dataset {env_id!r}; near matches: {near}{recreate and '; or ' + recreate}")
 
 
 def locate_locomotion(env_id):
@@ -374,7 +373,7 @@ def locate_locomotion(env_id):
 def choose_episodes(num_episodes, args):
     """Sorted indices of a `dataset_fraction` of the episodes, at least one, drawn by seed. Raises UserError."""
     if not num_episodes:
-        raise UserError(f"{args.env_id} is empty: it has no complete episode")
+        raise UserError(f"{args.env_id} has no complete episode; an .hdf5 marks their ends in terminals and timeouts")
     count = max(1, round(args.dataset_fraction * num_episodes))
     return np.sort(np.random.default_rng(args.seed).permutation(num_episodes)[:count])
 
@@ -395,15 +394,16 @@ def read_hdf5(path, args):
         keep = np.isin(episode, choose_episodes(len(np.unique(episode)) if has_next or ends.any() else 0, args))
         if not has_next:
             keep &= terminals | ~np.append(ends[:-1], True)
-        keep = np.flatnonzero(keep)
+        rows = np.flatnonzero(keep)
 
         def read(key, *shape):  # converted while read: no copy in the file's own precision
             return file[key].astype(np.float32)[:].reshape(len(ends), *shape)
 
         obs = read("observations", -1)
-        next_obs = read("next_observations", *obs.shape[1:])[keep] if has_next else obs[keep + ~terminals[keep]]
-        dones = terminals[keep].astype(np.float32)
-        return dict(zip(DATA_KEYS, (obs[keep], read("actions", -1)[keep], read("rewards")[keep], next_obs, dones)))
+        following = np.where(terminals[rows], rows, rows + 1)
+        next_obs = read("next_observations", *obs.shape[1:])[rows] if has_next else obs[following]
+        dones = terminals[rows].astype(np.float32)
+        return dict(zip(DATA_KEYS, (obs[rows], read("actions", -1)[rows], read("rewards")[rows], next_obs, dones)))
 
 
 def flatten(space, values):
@@ -447,7 +447,7 @@ def read_minari(dataset, args):
     obs_space, action_space = dataset.observation_space, dataset.action_space
     names = f"{args.env_id} {dataset.env_spec}".lower()
     has_goals = isinstance(obs_space, gym.spaces.Dict) and {"achieved_goal", "desired_goal"} <= set(obs_space)
-    is_maze = has_goals and re.search("antmaze|pointmaze", names)
+    ends_at_success = has_goals and re.search("antmaze|pointmaze", names)
     obs_dim, action_dim = gym.spaces.flatdim(obs_space), gym.spaces.flatdim(action_space)
     shapes = (obs_dim,), (action_dim,), (), (obs_dim,), ()
     data = {key: np.empty((dataset.total_steps, *shape), np.float32) for key, shape in zip(DATA_KEYS, shapes)}
@@ -459,7 +459,7 @@ def read_minari(dataset, args):
     for count, episode in enumerate(episodes, 1):
         obs, actions = flatten(obs_space, episode.observations), flatten(action_space, episode.actions)
         keep, terminations = np.ones(len(actions), bool), episode.terminations
-        if is_maze:
+        if ends_at_success:
             keep, terminations = maze_episode(episode.observations, terminations)
         rewards = mend_rewards(episode.rewards, obs[1:], dataset.env_spec)
         end = used + np.count_nonzero(keep)
@@ -539,8 +539,9 @@ def load_dataset(args, device):
 
     Returns `data`, float32 tensors on the device: observations and next_observations (N, obs_dim), normalised if so
     asked; actions (N, k) in [-1, 1]; rewards (N,), shifted and scaled; terminations (N,), 1 where nothing follows. And
-    `info`: the dataset's id, observation statistics (obs_dim,), action bounds (k,), the evaluation environment's spec
-    as JSON (None: there is none), whether it is a maze, the returns that score 0 and 100 (None: unknown), and N."""
+    `info`: dataset_id; obs_mean and obs_std (obs_dim,); action_low and action_high (k,); env_spec, the evaluation
+    environment's as JSON, or None; is_maze, whether that is one; ref_scores, the returns that score 0 and 100, None if
+    unknown; transitions, N."""
     if args.env_id.endswith((".hdf5", ".h5")) or args.env_id in LOCOMOTION:
         robot_env_id, *ref_scores = LOCOMOTION.get(args.env_id, (None, None, None))
         dataset_id = str(locate_locomotion(args.env_id) if robot_env_id else args.env_id)
@@ -568,8 +569,8 @@ def load_dataset(args, device):
     low, high = (torch.as_tensor(x, dtype=torch.float32, device=device) for x in (action_space.low, action_space.high))
     data["actions"].sub_(low).mul_(2 / (high - low)).sub_(1).clamp_(-1, 1)
     data["rewards"].add_(args.reward_shift).mul_(args.reward_scale)
-    std, mean = torch.std_mean(data["observations"], dim=0, correction=0)
-    std = torch.where(std < 1e-3, 1.0, std)  # what is constant in the data, such as a fixed goal, is not scaled
+    std, mean = torch.std_mean(data["observations"], dim=0, correction=0)  # (obs_dim,)
+    std = torch.where(std < 1e-3, 1.0, std)  # what hardly varies in the data, such as a fixed goal, is not scaled
     if not args.normalize_obs:
         std, mean = torch.ones_like(std), torch.zeros_like(mean)
     parts = obs_space if isinstance(obs_space, gym.spaces.Dict) else {"observation": obs_space}
@@ -577,7 +578,7 @@ def load_dataset(args, device):
     goals = np.isin(keys, ("achieved_goal", "desired_goal"))
     if goals.any():
         std[goals] /= args.goal_scale
-    elif args.goal_scale not in (1, DOMAINS[domain_of(args.env_id)][1]["goal_scale"]):  # asked for, not the default
+    elif args.goal_scale not in (1, DOMAINS[domain_of(args.env_id)][1]["goal_scale"]):  # not the default
         raise UserError(f"the observations of {dataset_id} have no goals for --goal-scale to scale; leave it out")
     for key in ("observations", "next_observations"):
         data[key].sub_(mean).div_(std)
@@ -638,7 +639,9 @@ def evaluate(policy, env_spec, seeds, num_envs):
 
 
 def score_policy(actor, info, args):
-    """Evaluate, as an entry of results.json. The score is 100 x success rate in mazes, else 100 x normalised return."""
+    """Evaluate, as an entry of results.json: score, mean return and, per episode, returns, lengths and terminations.
+
+    The score is 100 x success rate in mazes, else 100 x normalised return, None without returns to normalise by."""
     seeds = np.random.SeedSequence(args.seed).generate_state(args.eval_episodes)
     env_spec = gym.envs.registration.EnvSpec.from_json(info["env_spec"])
     returns, lengths, terminations = evaluate(make_policy(actor, info), env_spec, seeds, args.num_eval_envs)
@@ -655,7 +658,7 @@ def score_policy(actor, info, args):
 # ---------------------------------------------------------------- Morse pre-training
 
 def morse_loss(morse, obs, action, uniform_action, uniform_weight=1.0):
-    """L(f) and its parts, on obs (batch, obs_dim), action (batch, k), uniform_action (batch, num_uniform, k)."""
+    """L(f) and its metrics, on obs (batch, obs_dim), action (batch, k), uniform_action (batch, num_uniform, k)."""
     neg_log_certainty = morse.neg_log_certainty(obs, action)  # (batch,)
     states = obs.unsqueeze(1).expand(-1, uniform_action.shape[1], -1)  # (batch, num_uniform, obs_dim)
     uniform_certainty = morse.certainty(states, uniform_action)  # (batch, num_uniform)
@@ -751,7 +754,9 @@ def critic_loss(critic, target_critic, target_actor, batch, noise, discount, bou
 
 
 def actor_loss(actor, critic, morse, batch, args):
-    """L(pi) of BST, or of TD3+BC or cloning by args.weighting and args.q_weight, and its metrics."""
+    """L(pi) of BST, see the top, or of TD3+BC or cloning by args.weighting and args.q_weight, and its metrics.
+
+    `batch` has observations (batch, obs_dim) and actions (batch, k) in [-1, 1]."""
     obs, action = batch["observations"], batch["actions"]
     pi = actor(obs)
     error = (pi - action).square().sum(-1)  # ||pi(s) - a||^2, (batch,)
@@ -795,7 +800,7 @@ def make_agent(obs_dim, action_dim, args, device):
 def backward(loss_function, parameters, *inputs):
     """Backpropagate a loss into these parameters only: the policy's loss, say, adds no gradient to the critic's.
 
-    `loss_function(*inputs)` returns the loss and its metrics. Returns the metrics, detached."""
+    `loss_function(*inputs)` returns the loss and its metrics. Returns the metrics, detached: scalars or (batch,)."""
     loss, metrics = loss_function(*inputs)
     loss.backward(inputs=parameters)
     return {name: value.detach() for name, value in metrics.items()}
@@ -890,14 +895,16 @@ def describe_morse(morse, data, info, args):
     """What must match before a Morse network's weights are reused: data and its scaling, the network, its training."""
     dataset = info["dataset_id"]
     dataset = Path(dataset).name if dataset.endswith((".hdf5", ".h5")) else dataset  # wherever the file lies
-    facts = {"dataset": dataset, "number of transitions": info["transitions"]}
-    facts |= {"shapes": [list(p.shape) for p in morse.parameters()]}
-    facts |= {"kernel": [morse.kernel, morse.rq_shape if morse.kernel == "rq" else None, morse.kernel_scale]}
-    facts |= {"action scale": [info[key].tolist() for key in ("action_low", "action_high")]}
-    facts |= {"mean action": data["actions"].mean(0).tolist()}  # tells two draws of --dataset-fraction apart
-    facts |= {"observation scale": [info[key].tolist() for key in ("obs_mean", "obs_std")]}
     training = ("morse_steps", "morse_batch_size", "morse_learning_rate", "num_uniform", "uniform_weight")
-    return facts | {name: getattr(args, name) for name in training}
+    return {
+        "dataset": dataset,
+        "number of transitions": info["transitions"],
+        "shapes": [list(p.shape) for p in morse.parameters()],
+        "kernel": [morse.kernel, morse.rq_shape if morse.kernel == "rq" else None, morse.kernel_scale],
+        "action scale": [info[key].tolist() for key in ("action_low", "action_high")],
+        "mean action": data["actions"].mean(0).tolist(),  # tells two draws of --dataset-fraction apart
+        "observation scale": [info[key].tolist() for key in ("obs_mean", "obs_std")],
+    } | {name: getattr(args, name) for name in training}
 
 
 def load_morse(morse, data, info, args):
@@ -967,14 +974,14 @@ def main(args):
     shown = vars(args) | facts | {"run_dir": run_dir}
     print("\n".join(f"{name:24} {value}" for name, value in shown.items()), flush=True)
     checkpoint_file = run_dir / "checkpoint.pt"
-    with explain(f"cannot write to {run_dir}", "pass another --runs-dir"):
+    with explain(f"cannot write to {run_dir}", "see to its permissions; a new run may have another --runs-dir"):
         writer = SummaryWriter(run_dir)
         if not args.resume:
             packages = ("torch", "numpy", "gymnasium", "gymnasium-robotics", "mujoco", "minari")
             origin = {"versions": {p: version(p) for p in packages}, "commit": commit()}
             origin["command"] = shlex.join(["python", *sys.argv])
             write_file(run_dir / "args.json", json.dumps({"args": vars(args)} | facts | origin, indent=1))
-        record = json.loads((run_dir / "args.json").read_text())  # a resumed run keeps its own
+    record = json.loads((run_dir / "args.json").read_text())  # a resumed run keeps its own
     if args.resume and (new := {name: value for name, value in facts.items() if record.get(name) != value}):
         had = {name: record.get(name) for name in new}
         raise UserError(f"{run_dir} was on data with {had}, here {new}; start a new run")
@@ -1008,8 +1015,7 @@ def main(args):
             if isinstance(part, nn.Module) and not nn.utils.get_total_norm(part.parameters()).isfinite():
                 bad.append(f"a weight of the {name} is not finite")
         if bad:
-            advice = f"try a lower learning rate; {checkpoint_file} holds the last good state, if there was one"
-            raise UserError(f"{', '.join(bad)} at {phase} step {step:,}; {advice}")
+            raise UserError(f"{', '.join(bad)} at {phase} step {step:,}; start a new run with a lower learning rate")
         rate = values[f"speed/{phase}_steps_per_second"] = (step - done[phase]) / (time.time() - logged_at)
         done[phase] = step
         if is_eval and info["env_spec"]:
@@ -1019,8 +1025,9 @@ def main(args):
             values["evaluation/return"] = result["return_mean"]
             if result["score"] is not None:
                 values["evaluation/score"] = result["score"]
+        left = f"{(total - step) / rate / 60:.0f} min of steps left"
         figures = ", ".join(f"{name} {value:.3g}" for name, value in values.items())
-        print(f"{phase} {step:,} of {total:,}, {(total - step) / rate / 60:.0f} min left: {figures}", flush=True)
+        print(f"{phase} {step:,} of {total:,}, {left}: {figures}", flush=True)
         for name, value in values.items():
             writer.add_scalar(name, value, step)
         states = {name: part.state_dict() for name, part in vars(agent).items()}
@@ -1032,6 +1039,7 @@ def main(args):
 
     try:
         train(agent, data, args, generator, done, after_step)
+        print(f"done: {run_dir}")
     except KeyboardInterrupt:
         command = shlex.join(["python", sys.argv[0], "--resume", str(run_dir)])
         sys.exit(f"stopped; to go on from the last checkpoint: {command}")

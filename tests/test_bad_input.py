@@ -197,7 +197,7 @@ def test_goal_scale_without_goals(tmp_path):
 
 
 def test_empty_dataset():
-    with pytest.raises(UserError, match="is empty"):
+    with pytest.raises(UserError, match="no complete episode"):
         load(make_minari("bad/empty-v0", [], box(2), ACTIONS))
 
 

@@ -92,7 +92,8 @@ def test_a_runs_folder_lies_in_runs_dir_is_shown_and_is_not_hidden(path, tmp_pat
     path = path.replace("/here", f"{tmp_path}/here") if path.startswith("/") else path
     run = train(path, tmp_path / "runs", exp_name="my/own")
     assert (run / "args.json").exists() and re.fullmatch(r"(\w.*)?a\.hdf5__my-own__1__\d+", run.name)
-    assert f"run_dir                  {run}\n" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert f"run_dir                  {run}\n" in out and out.endswith(f"\ndone: {run}\n")
 
 
 def test_what_a_run_leaves(run, pointmaze):
