@@ -251,7 +251,7 @@ class Critic(nn.Module):
         for w, b in hidden:
             x = torch.baddbmm(b[:twins], x, w[:twins])  # (twins, batch, width)
             x = F.relu(F.layer_norm(x, x.shape[-1:]) if self.layernorm else x)
-        return (x * weight[:twins].mT).sum(-1) + bias[:twins, 0]  # (twins, batch): baddbmm for one output
+        return (x * weight[:twins].mT).sum(-1) + bias[:twins, 0]  # (twins, batch), as baddbmm but faster
 
 
 class MorseNetwork(nn.Module):
