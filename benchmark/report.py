@@ -36,8 +36,15 @@ WITH = (  # flags that rows of a `defaults` table (--into) may have
 )
 PLAIN = rf"[^`]+( `--({WITH})( [^`]*)?`)*"  # a method's name with no flags but those
 HOW = " `--(?:matmul-precision|compile)[^`]*`"  # flags that make a row of their own in tables of methods
-CLONING = "behaviour cloning", "Morse-weighted behaviour cloning"
-METHODS = (*CLONING, "TD3+BC", "TD3+BC `--constant-weight 2`", "IQL", "IQL-BST", "TD3-BST")
+METHODS = (
+    "behaviour cloning",
+    "Morse-weighted behaviour cloning",
+    "TD3+BC",
+    "TD3+BC `--constant-weight 2`",
+    "IQL",
+    "IQL-BST",
+    "TD3-BST",
+)
 LEGEND = """A score is the mean over seeds of the last evaluation, never of the best one: the success rate in percent in
 mazes, else the normalised return, or the return where there are no reference scores. Brackets hold its 95% bootstrap
 interval, too narrow where seeds are few. Gradient steps are critic steps: the policy, cloning's too, takes one for
@@ -273,9 +280,9 @@ def score_table(rows, peers):
     published = list(dict.fromkeys(method for _, method in peers))
     table = [["dataset", "gradient steps", *names, *(f"{method}, published" for method in published)]]
     for dataset, step, how in sorted(lines):
-        own = parts.get((dataset, step, how), {})
-        steps = steps_cell(next(iter(own.values()))) + how if step else ""
-        own = parts.get((dataset, 0, ""), {}) | own
+        trained = parts.get((dataset, step, how), {})
+        steps = steps_cell(next(iter(trained.values()))) + how if step else ""
+        own = parts.get((dataset, 0, ""), {}) | trained  # policies that do not learn are in each line of a dataset
         cells = [estimate(mean, [[score(last(run)) for run in own[name]]]) if name in own else "" for name in names]
         table.append([dataset, steps, *cells, *(peers.get((short(dataset), method), "") for method in published)])
     return markdown(table)
