@@ -66,6 +66,11 @@ GROUPS = {  # title: pattern of its dataset ids, pattern of their names in peers
         "antmaze",
         "**Two benchmarks that cannot be compared:** ours on Minari's regeneration, CORL's on D4RL's original data.",
     ),
+    "Recreated locomotion": (
+        "td3-bst/(halfcheetah|hopper|walker2d)",
+        None,
+        "**Recreated data:** not to be compared with published scores.",
+    ),
     "Recreated AntMaze": ("td3-bst/antmaze", None, "**Recreated data:** not to be compared with published scores."),
     "Recreated PointMaze": ("td3-bst/pointmaze", None, "**Recreated data:** not to be compared with published scores."),
     "Adroit and kitchen": ("D4RL/(pen|door|hammer|relocate|kitchen)", None, "Minari's conversion of D4RL's data."),

@@ -1,0 +1,216 @@
+"""Recreate D4RL's locomotion datasets of medium quality where they cannot be downloaded.
+
+    pip install stable-baselines3==2.9.2
+    python benchmark/make_locomotion.py hopper       # on one CPU core an hour or two
+    python td3_bst.py --env-id td3-bst/hopper-medium-replay-v0
+
+As D4RL (Fu et al. 2020, arXiv 2004.07219) made theirs: SAC (Haarnoja et al. 2018, arXiv 1801.01290; Stable-Baselines3's)
+trains on the robot until its policy has about a third of an expert's score. What it has seen until then is medium-replay;
+episodes of that policy, its actions drawn as in training, are medium. D4RL's expert and medium-expert, which take a
+million steps of SAC or more, are not made.
+
+The results are ordinary Minari datasets under this project's namespace, td3-bst, in Minari's local folder
+(~/.minari/datasets or $MINARI_DATASETS_PATH), with D4RL's reference scores and Gymnasium's v4 robot, as D4RL's own here.
+A report lies beside the data. Ctrl-C stops SAC where it is, and the same command goes on.
+It is recreated data: never put a score on it beside one on D4RL's own without saying so.
+"""
+
+import dataclasses
+import json
+import shutil
+import signal
+import sys
+import time
+import warnings
+from typing import Annotated, Literal
+
+import gymnasium as gym
+import minari
+import numpy as np
+import tyro
+from minari.data_collector import EpisodeBuffer
+from minari.storage import get_dataset_path
+from stable_baselines3 import SAC
+from stable_baselines3.common.callbacks import BaseCallback
+
+gym.logger.min_level = gym.logger.ERROR  # hides warnings that the robots that D4RL's data needs are out of date
+
+ROBOTS = {  # environment, returns of a random and of an expert policy (Fu et al., arXiv 2004.07219)
+    "halfcheetah": ("HalfCheetah-v4", -280.178953, 12135.0),
+    "hopper": ("Hopper-v4", -20.272305, 3234.3),
+    "walker2d": ("Walker2d-v4", 1.629008, 4592.3),
+}
+
+
+@dataclasses.dataclass
+class Args:
+    robot: Annotated[Literal[tuple(ROBOTS)], tyro.conf.Positional]
+    """the robot whose datasets to recreate"""
+    score: float = 40.0
+    """SAC stops where its last 10 episodes have this mean score, 0 a random policy's and 100 an expert's"""
+    max_steps: int = 1_000_000
+    """environment steps after which SAC gives up"""
+    steps: int = 1_000_000
+    """transitions of medium; D4RL's has 1M"""
+    seed: int = 0
+    """seed of SAC and of the episodes"""
+    report_freq: int = 10_000
+    """environment steps between progress lines, each with a checkpoint"""
+
+
+def score(returns, robot):
+    """Mean of undiscounted returns, D4RL's normalised score."""
+    _, lowest, highest = ROBOTS[robot]
+    return float(100 * (np.mean(returns) - lowest) / (highest - lowest))
+
+
+class Progress(BaseCallback):
+    """Stop SAC at the score that is asked for; every report_freq steps print progress and save everything."""
+
+    def __init__(self, args, folder):
+        super().__init__()
+        self.args, self.folder, self.started, self.reached = args, folder, time.time(), False
+
+    def _on_training_start(self):
+        self.first = self.num_timesteps
+
+    def _on_step(self):
+        episodes, steps = self.model.ep_info_buffer, self.num_timesteps
+        mean = score([episode["r"] for episode in episodes], self.args.robot) if episodes else -np.inf
+        self.reached = len(episodes) == episodes.maxlen and mean >= self.args.score
+        if self.reached or steps % self.args.report_freq == 0:
+            rate = (steps - self.first) / (time.time() - self.started)
+            print(f"SAC: {steps:,} steps, {rate:.0f} per second: score {mean:.1f} of {self.args.score:g}", flush=True)
+            save(self.model, self.folder)
+        return not self.reached
+
+
+def save(model, folder):
+    """Write SAC and its replay buffer, each whole or not at all."""
+    for write, name in (model.save_replay_buffer, "buffer.pkl"), (model.save, "sac.zip"):
+        write(folder / f"part-{name}")
+        (folder / f"part-{name}").replace(folder / name)
+
+
+def train_sac(args, folder):
+    """SAC trained, from its checkpoint if there is one, until it has the score that is asked for."""
+    env = gym.make(ROBOTS[args.robot][0])
+    if (folder / "sac.zip").exists():
+        model = SAC.load(folder / "sac.zip", env, device="cpu")
+        model.load_replay_buffer(folder / "buffer.pkl")
+    else:
+        size = {"buffer_size": args.max_steps, "stats_window_size": 10}
+        model = SAC("MlpPolicy", env, learning_starts=10_000, seed=args.seed, device="cpu", **size)
+    progress = Progress(args, folder)
+    try:
+        left = args.max_steps - model.num_timesteps
+        model.learn(left, progress, log_interval=None, reset_num_timesteps=False)
+    except KeyboardInterrupt:
+        save(model, folder)
+        raise
+    if not progress.reached:
+        sys.exit(f"error: after {args.max_steps:,} steps SAC is below {args.score:g}; delete {folder}, try another --seed")
+    return model
+
+
+def replayed(buffer):
+    """The episodes of SAC's replay buffer, in the order in which they were played; yields Minari `EpisodeBuffer`s."""
+    count = buffer.size()
+    obs, next_obs = buffer.observations[:count, 0], buffer.next_observations[:count, 0]
+    dones, truncated = buffer.dones[:count, 0] > 0, buffer.timeouts[:count, 0] > 0
+    cut = np.append((next_obs[:-1] != obs[1:]).any(-1), True)  # where SAC was stopped and resumed, and at its end
+    ends = np.flatnonzero(dones | cut) + 1
+    for first, end in zip([0, *ends[:-1]], ends):
+        steps, over = slice(first, end), np.arange(first, end) == end - 1  # (length,)
+        terminations = dones[steps] & ~truncated[steps]
+        yield EpisodeBuffer(
+            observations=np.concatenate([obs[steps], next_obs[end - 1 : end]]),
+            actions=buffer.actions[steps, 0],
+            rewards=buffer.rewards[steps, 0],
+            terminations=terminations,
+            truncations=over & ~terminations,
+        )
+
+
+def played(model, args):
+    """Episodes of SAC's policy, actions drawn as in training, of `steps` transitions; yields Minari `EpisodeBuffer`s."""
+    env, left, count = gym.make(ROBOTS[args.robot][0]), args.steps, 0
+    while left:
+        obs, _ = env.reset(seed=args.seed + count)
+        observations, steps, over = [obs], [], False
+        while left and not over:
+            action, _ = model.predict(obs)
+            obs, reward, terminated, truncated, _ = env.step(action)
+            left, over = left - 1, terminated or truncated
+            observations.append(obs)
+            steps.append((action, reward, terminated, not terminated and (truncated or not left)))
+        actions, rewards, terminations, truncations = map(np.array, zip(*steps))
+        yield EpisodeBuffer(
+            observations=np.array(observations),
+            actions=actions,
+            rewards=rewards,
+            terminations=terminations,
+            truncations=truncations,
+        )
+        count += 1
+        if count % 100 == 0 or not left:
+            print(f"\rmedium: {args.steps - left:,} of {args.steps:,} steps", end="" if left else "\n", flush=True)
+
+
+def write(dataset_id, episodes, args):
+    """Write a Minari dataset and a report beside it."""
+    path, (env_id, lowest, highest) = get_dataset_path(dataset_id), ROBOTS[args.robot]
+    episodes = list(episodes)
+    try:
+        minari.create_dataset_from_buffers(
+            dataset_id,
+            episodes,
+            env=gym.make(env_id),
+            eval_env=gym.make(env_id),
+            ref_min_score=lowest,
+            ref_max_score=highest,
+            algorithm_name="Stable-Baselines3's SAC",
+            description=f"a D4RL dataset of {args.robot}, recreated by benchmark/make_locomotion.py with {args}",
+        )
+        whole = episodes[:-1]  # the last one may be cut short
+        report = {"dataset": dataset_id, "steps": sum(len(e.rewards) for e in episodes), "episodes": len(episodes)}
+        report |= {"score": score([sum(e.rewards) for e in whole], args.robot) if whole else None}
+        (path / "report.json").write_text(json.dumps(report | {"arguments": dataclasses.asdict(args)}, indent=1))
+    except BaseException:
+        shutil.rmtree(path, ignore_errors=True)  # a half-written dataset would be taken for a whole one
+        raise
+    print(", ".join(f"{name} {value}" for name, value in report.items()), f"\ndone: python td3_bst.py --env-id {dataset_id}")
+
+
+def main(args):
+    for name in ("max_steps", "steps", "report_freq"):
+        if getattr(args, name) < 1:
+            sys.exit(f"error: --{name.replace('_', '-')} must be at least 1, got {getattr(args, name)}")
+    folder = get_dataset_path(f"td3-bst/.{args.robot}-sac")  # hidden, or Minari would take it for a dataset
+    ids = [f"td3-bst/{args.robot}-{kind}-v0" for kind in ("medium", "medium-replay")]
+    there = [path for path in map(get_dataset_path, ids) if path.exists()]
+    if there and not folder.exists():
+        sys.exit(f"error: {there[0]} exists; to make {' and '.join(ids)} anew, delete the folders of both first")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        sys.exit(f"error: cannot write to {folder.parent} ({error}); set MINARI_DATASETS_PATH to a folder of yours")
+    settings, file = dataclasses.asdict(args), folder / "args.json"
+    if not (folder / "sac.zip").exists():
+        file.write_text(json.dumps(settings))
+    elif json.loads(file.read_text()) != settings:
+        sys.exit(f"error: {folder} is of other arguments; go on with those, or delete that folder first")
+    model = train_sac(args, folder)
+    warnings.filterwarnings("ignore", category=UserWarning, module="minari")  # author and e-mail, which it has not
+    for dataset_id, episodes in zip(ids, (played(model, args), replayed(model.replay_buffer))):
+        if not get_dataset_path(dataset_id).exists():
+            write(dataset_id, episodes, args)
+    shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C: nothing is lost
+    try:
+        main(tyro.cli(Args, description=__doc__))
+    except KeyboardInterrupt:
+        sys.exit("\nstopped; rerun the command to go on")

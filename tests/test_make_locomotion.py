@@ -1,0 +1,109 @@
+"""The recreated locomotion data: SAC is stopped and goes on, episodes of its replay buffer and of its policy."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import minari
+import numpy as np
+import pytest
+from conftest import ROOT, heed_ctrl_c
+from test_data import load
+
+pytest.importorskip("stable_baselines3", reason="make_locomotion.py and train_ant.py need it, nothing else does")
+import make_locomotion  # noqa: E402
+
+QUICK = ("--score", "-100", "--steps", "700")  # any policy will do
+
+
+def fill(lengths, cuts=()):
+    """A replay buffer of episodes of these lengths; those in `cuts` were not ended but left, others end in a terminal."""
+    rows = sum(lengths)
+    path = np.arange(rows + len(lengths), dtype=np.float32)[:, None]  # no observation is like another
+    first = np.concatenate([np.arange(n) + start for n, start in zip(lengths, np.cumsum([0, *(n + 1 for n in lengths)]))])
+    dones = np.zeros((rows, 1), np.float32)
+    ends = np.cumsum(lengths) - 1
+    dones[[end for i, end in enumerate(ends) if i not in cuts]] = 1
+    buffer = SimpleNamespace(observations=path[first][:, None], next_observations=path[first + 1][:, None], dones=dones)
+    buffer.timeouts, buffer.size = np.zeros((rows, 1)), lambda: rows
+    buffer.actions, buffer.rewards = np.zeros((rows, 1, 3), np.float32), np.arange(rows, dtype=np.float32)[:, None]
+    return buffer
+
+
+def test_episodes_of_the_replay_buffer():
+    """Episodes end in a terminal, at the time limit, where SAC was stopped, and at the buffer's end."""
+    buffer = fill([3, 2, 4, 2], cuts=(1, 3))
+    buffer.timeouts[8] = 1  # the third's end is the time limit's
+    episodes = list(make_locomotion.replayed(buffer))
+    assert [len(e.rewards) for e in episodes] == [3, 2, 4, 2]
+    assert [e.terminations[-1] for e in episodes] == [True, False, False, False]
+    assert [e.truncations[-1] for e in episodes] == [False, True, True, True]
+    assert [e.observations[:, 0].tolist() for e in episodes] == [[0, 1, 2, 3], [4, 5, 6], [7, 8, 9, 10, 11], [12, 13, 14]]
+    for e in episodes:
+        assert not e.terminations[:-1].any() and not e.truncations[:-1].any() and e.actions.shape == (len(e.rewards), 3)
+    assert np.concatenate([e.rewards for e in episodes]).tolist() == list(range(11))
+
+
+def test_both_datasets(tmp_path, monkeypatch, capsys):
+    """Their episodes are the robot's own; scores are D4RL's; td3_bst.py takes them; they are not made twice."""
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    make_locomotion.main(make_locomotion.Args("hopper", score=-100, steps=700))
+    for kind in "medium", "medium-replay":
+        dataset = minari.load_dataset(f"td3-bst/hopper-{kind}-v0")
+        assert [dataset.storage.metadata[key] for key in ("ref_min_score", "ref_max_score")] == [-20.272305, 3234.3]
+        episodes = list(dataset.iterate_episodes())
+        env = dataset.recover_environment(eval_env=True).unwrapped
+        for e in episodes:
+            assert (e.terminations[-1] ^ e.truncations[-1]) and not (e.terminations | e.truncations)[:-1].any()
+            env.reset()
+            for t in range(len(e.rewards) - 1):  # the simulation, from what was observed, gives what was recorded
+                env.set_state(np.append(env.data.qpos[0], e.observations[t, :5]), e.observations[t, 5:])
+                obs, reward, terminated, _, _ = env.step(e.actions[t])
+                if np.abs(e.observations[t, 5:]).max() < 10 and t > 0:  # observed velocities are not clipped
+                    assert obs == pytest.approx(e.observations[t + 1], abs=1e-2)
+                    assert reward == pytest.approx(e.rewards[t], abs=1e-2) and terminated == e.terminations[t]
+        report = json.loads((tmp_path / f"td3-bst/hopper-{kind}-v0/report.json").read_text())
+        returns = [e.rewards.sum() for e in episodes[:-1]]
+        assert report["score"] == pytest.approx(100 * (np.mean(returns) + 20.272305) / 3254.572305, rel=1e-4)
+        assert (report["steps"], report["episodes"]) == (dataset.total_steps, dataset.total_episodes)
+    assert minari.load_dataset("td3-bst/hopper-medium-v0").total_steps == 700
+    data, info = load("td3-bst/hopper-medium-v0")
+    assert info["ref_scores"] == [-20.272305, 3234.3] and data["observations"].shape[1] == 11
+    with pytest.raises(SystemExit, match="exists; to make"):
+        make_locomotion.main(make_locomotion.Args("hopper", score=-100, steps=700))
+
+
+def test_stop_and_go_on(tmp_path):
+    """After Ctrl-C the same command goes on from where SAC was; other arguments are refused; nothing half is left."""
+    command = [sys.executable, str(ROOT / "benchmark/make_locomotion.py"), "hopper", "--report-freq", "200"]
+    env = {**os.environ, "MINARI_DATASETS_PATH": str(tmp_path)}
+    quiet = {"env": env, "text": True, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "preexec_fn": heed_ctrl_c}
+    process = subprocess.Popen([*command, "--score", "99", "--steps", "300"], **quiet)
+    first = int(process.stdout.readline().split()[1].replace(",", ""))
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate()
+    assert process.returncode == 1 and err.splitlines()[-1] == "stopped; rerun the command to go on" and first == 200
+    folder = tmp_path / "td3-bst/.hopper-sac"
+    other = subprocess.run([*command, "--score", "98", "--steps", "300"], **quiet)
+    assert other.returncode == 1 and "other arguments" in other.stderr
+    (folder / "args.json").write_text(json.dumps(json.loads((folder / "args.json").read_text()) | {"score": -100.0}))
+    done = subprocess.run([*command, "--score", "-100", "--steps", "300"], **quiet)
+    assert done.returncode == 0, done.stderr
+    reached = int(done.stdout.splitlines()[0].split()[1].replace(",", ""))
+    assert reached > first and sorted(p.name for p in (tmp_path / "td3-bst").iterdir() if p.is_dir()) == [
+        "hopper-medium-replay-v0",
+        "hopper-medium-v0",
+    ]
+    dataset = minari.MinariDataset(tmp_path / "td3-bst/hopper-medium-replay-v0/data")
+    assert dataset.total_steps > first
+
+
+def test_a_score_that_is_not_reached(tmp_path, monkeypatch):
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    with pytest.raises(SystemExit, match="error: after 600 steps SAC is below 99; delete"):
+        make_locomotion.main(make_locomotion.Args("hopper", score=99, max_steps=600))
+    with pytest.raises(SystemExit, match="error: --steps must be at least 1, got 0"):
+        make_locomotion.main(make_locomotion.Args("hopper", steps=0))
