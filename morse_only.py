@@ -243,6 +243,18 @@ PALM_TO_OBJECT = {  # observations (n, obs_dim) to vectors (n, 3) from palm to o
 }
 
 
+def how_to_recreate(env_id):
+    """The command that recreates a dataset of this name, for an error's advice; empty if there is none."""
+    mazes = "pointmaze-(umaze|medium|large)|antmaze-(umaze(-diverse)?|(medium|large)-(play|diverse))(-one-goal)?"
+    if match := re.search(rf"({mazes})(-v\d+)?$", env_id):
+        command = "make_dataset.py " + match[1].replace("-one-goal", " --one-goal")
+    elif match := re.search(rf"(({'|'.join(ROBOTS)})-medium(-replay)?)(-v\d+)?$", env_id):
+        command = f"make_locomotion.py {match[2]}"
+    else:
+        return ""
+    return f"recreate it: `python benchmark/{command}`, then --env-id td3-bst/{match[1]}-v0"
+
+
 def locate_minari(env_id):
     """Id of a local Minari dataset for a short name or a Minari id, downloaded if it is not there. Raises UserError."""
     if Path(env_id).is_file():
@@ -263,11 +275,7 @@ def locate_minari(env_id):
     if old := pick(of_all_versions):
         made_by = of_all_versions[old].get("minari_version")
         raise UserError(f"{root / old} is of Minari {made_by}, which this one cannot read; delete it to get it anew")
-    recreate = ""
-    mazes = "pointmaze-(umaze|medium|large)|antmaze-(umaze(-diverse)?|(medium|large)-(play|diverse))(-one-goal)?"
-    if maze := re.search(rf"({mazes})(-v\d+)?$", env_id):
-        made = maze[1].replace("-one-goal", " --one-goal")
-        recreate = f"recreate it: `python benchmark/make_dataset.py {made}`, then --env-id td3-bst/{maze[1]}-v0"
+    recreate = how_to_recreate(env_id)
     names = sorted({*SHORT_NAMES, *LOCOMOTION, *local} - {env_id})
     near = ", ".join(difflib.get_close_matches(env_id, names, n=3, cutoff=0.5))
     if "/" in name:
@@ -293,7 +301,8 @@ def locate_locomotion(env_id):
     if not path.exists():
         url, part = f"{D4RL_URL}/{path.name}", path.with_suffix(f".{time.time_ns()}.part")  # no other run's
         print(f"downloading {url} to {path} ...", flush=True)
-        with explain(f"cannot download {url}", f"put the file at {path} by hand"):
+        recreate = how_to_recreate(env_id)
+        with explain(f"cannot download {url}", f"put the file at {path} by hand{recreate and ', or ' + recreate}"):
             folder.mkdir(parents=True, exist_ok=True)
             try:
                 with urllib.request.urlopen(url, timeout=30) as response, open(part, "wb") as file:

@@ -105,7 +105,7 @@ def test_dataset_of_another_minari(name, tmp_path, monkeypatch):
 
 def test_absent_locomotion_file(monkeypatch, tmp_path):
     monkeypatch.setattr("td3_bst.D4RL_URL", (tmp_path / "nothing").as_uri())
-    with pytest.raises(UserError, match="cannot download .*walker2d_medium-v2.hdf5.*by hand"):
+    with pytest.raises(UserError, match="cannot download .*walker2d_medium-v2.hdf5.*by hand, or recreate it: "):
         load("walker2d-medium-v2")
 
 

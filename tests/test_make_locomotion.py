@@ -47,6 +47,18 @@ def test_episodes_of_the_replay_buffer():
     assert np.concatenate([e.rewards for e in episodes]).tolist() == list(range(11))
 
 
+def test_episodes_of_a_policy():
+    """HalfCheetah's end at its time limit, the last one where the recording does; each starts elsewhere."""
+    model = SimpleNamespace(predict=lambda obs: (np.full(6, 0.1, np.float32), None))
+    args = make_locomotion.Args("halfcheetah", steps=2100)
+    episodes, again = list(make_locomotion.played(model, args)), list(make_locomotion.played(model, args))
+    assert [len(e.rewards) for e in episodes] == [1000, 1000, 100]
+    for e, other in zip(episodes, again):
+        assert not e.terminations.any() and np.flatnonzero(e.truncations).tolist() == [len(e.rewards) - 1]
+        assert e.observations.shape == (len(e.rewards) + 1, 17) and np.array_equal(e.observations, other.observations)
+    assert len({e.observations[0, 0] for e in episodes}) == 3
+
+
 def test_both_datasets(tmp_path, monkeypatch, capsys):
     """Their episodes are the robot's own; scores are D4RL's; td3_bst.py takes them; they are not made twice."""
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
@@ -78,7 +90,8 @@ def test_both_datasets(tmp_path, monkeypatch, capsys):
 
 def test_stop_and_go_on(tmp_path):
     """After Ctrl-C the same command goes on from where SAC was; other arguments are refused; nothing half is left."""
-    command = [sys.executable, str(ROOT / "benchmark/make_locomotion.py"), "hopper", "--report-freq", "200"]
+    script = str(ROOT / "benchmark/make_locomotion.py")
+    command = [sys.executable, script, "hopper", "--report-freq", "200", "--max-steps", "5000"]
     env = {**os.environ, "MINARI_DATASETS_PATH": str(tmp_path)}
     quiet = {"env": env, "text": True, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "preexec_fn": heed_ctrl_c}
     process = subprocess.Popen([*command, "--score", "99", "--steps", "300"], **quiet)
@@ -101,9 +114,12 @@ def test_stop_and_go_on(tmp_path):
     assert dataset.total_steps > first
 
 
-def test_a_score_that_is_not_reached(tmp_path, monkeypatch):
+def test_a_score_that_is_not_reached(tmp_path, monkeypatch, capsys):
+    """SAC takes max_steps in all, however often the command is run."""
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
-    with pytest.raises(SystemExit, match="error: after 600 steps SAC is below 99; delete"):
-        make_locomotion.main(make_locomotion.Args("hopper", score=99, max_steps=600))
+    for lines in 2, 0:
+        with pytest.raises(SystemExit, match="error: after 600 steps SAC is below 99; delete"):
+            make_locomotion.main(make_locomotion.Args("hopper", score=99, max_steps=600, steps=10, report_freq=300))
+        assert capsys.readouterr().out.count("SAC: ") == lines
     with pytest.raises(SystemExit, match="error: --steps must be at least 1, got 0"):
         make_locomotion.main(make_locomotion.Args("hopper", steps=0))
