@@ -5,17 +5,19 @@
     python td3_bst.py --env-id td3-bst/hopper-medium-replay-v0
 
 As D4RL (Fu et al. 2020, arXiv 2004.07219) made theirs: SAC (Haarnoja et al. 2018, arXiv 1801.01290; Stable-Baselines3's)
-trains on the robot until its policy has about a third of an expert's score. What it has seen until then is medium-replay;
-episodes of that policy, its actions drawn as in training, are medium. D4RL's expert and medium-expert, which take a
-million steps of SAC or more, are not made.
+trains on the robot until its policy has 40 of an expert's 100 points; cloning D4RL's medium ends at 42 to 63. What it
+has seen until then is medium-replay; episodes of that policy, its actions drawn as in training, are medium. D4RL's
+expert and medium-expert, which take SAC far longer, are not made.
 
 The results are ordinary Minari datasets under this project's namespace, td3-bst, in Minari's local folder
 (~/.minari/datasets or $MINARI_DATASETS_PATH), with D4RL's reference scores and Gymnasium's v4 robot, as D4RL's own here.
-A report lies beside the data. Ctrl-C stops SAC where it is, and the same command goes on.
+A report lies beside the data. Ctrl-C stops SAC where it is, and the same command goes on; of medium's episodes, a
+quarter of an hour, none are kept.
 It is recreated data: never put a score on it beside one on D4RL's own without saying so.
 """
 
 import dataclasses
+import fcntl
 import json
 import shutil
 import signal
@@ -59,56 +61,68 @@ class Args:
 
 
 def score(returns, robot):
-    """Mean of undiscounted returns, D4RL's normalised score."""
+    """Mean of undiscounted returns, as D4RL's normalised score."""
     _, lowest, highest = ROBOTS[robot]
     return float(100 * (np.mean(returns) - lowest) / (highest - lowest))
 
 
+def recent_score(model, robot):
+    """Score of SAC's last 10 episodes, NaN before the tenth has ended."""
+    episodes = model.ep_info_buffer or []
+    return score([episode["r"] for episode in episodes] if len(episodes) == 10 else np.nan, robot)
+
+
 class Progress(BaseCallback):
-    """Stop SAC at the score that is asked for; every report_freq steps print progress and save everything."""
+    """Stop SAC at its score or at Ctrl-C, between two steps; every report_freq steps print progress and save everything."""
 
     def __init__(self, args, folder):
         super().__init__()
-        self.args, self.folder, self.started, self.reached = args, folder, time.time(), False
+        self.args, self.folder, self.stopped, self.started = args, folder, False, time.time()
+
+    def stop(self, *_):
+        self.stopped = True
 
     def _on_training_start(self):
         self.first = self.num_timesteps
 
     def _on_step(self):
-        episodes, steps = self.model.ep_info_buffer, self.num_timesteps
-        mean = score([episode["r"] for episode in episodes], self.args.robot) if episodes else -np.inf
-        self.reached = len(episodes) == episodes.maxlen and mean >= self.args.score
-        if self.reached or steps % self.args.report_freq == 0:
+        steps, recent = self.num_timesteps, recent_score(self.model, self.args.robot)
+        over = self.stopped or recent >= self.args.score
+        if over or steps % self.args.report_freq == 0:
             rate = (steps - self.first) / (time.time() - self.started)
-            print(f"SAC: {steps:,} steps, {rate:.0f} per second: score {mean:.1f} of {self.args.score:g}", flush=True)
+            print(f"SAC: {steps:,} steps, {rate:.0f} per second: score {recent:.1f} of {self.args.score:g}", flush=True)
             save(self.model, self.folder)
-        return not self.reached
+        return not over
 
 
 def save(model, folder):
     """Write SAC and its replay buffer, each whole or not at all."""
-    for write, name in (model.save_replay_buffer, "buffer.pkl"), (model.save, "sac.zip"):
-        write(folder / f"part-{name}")
+    for write_to, name in (model.save, "sac.zip"), (model.save_replay_buffer, "buffer.pkl"):
+        write_to(folder / f"part-{name}")
         (folder / f"part-{name}").replace(folder / name)
 
 
 def train_sac(args, folder):
-    """SAC trained, from its checkpoint if there is one, until it has the score that is asked for."""
+    """SAC, trained until it has the score that is asked for, from its checkpoint if there is one.
+
+    Raises KeyboardInterrupt where it was stopped; exits if max_steps are not enough."""
     env = gym.make(ROBOTS[args.robot][0])
-    if (folder / "sac.zip").exists():
+    if (folder / "buffer.pkl").exists():
         model = SAC.load(folder / "sac.zip", env, device="cpu")
         model.load_replay_buffer(folder / "buffer.pkl")
+        model.set_random_seed(args.seed + model.num_timesteps)  # loading took it back to the first step's
     else:
         size = {"buffer_size": args.max_steps, "stats_window_size": 10}
         model = SAC("MlpPolicy", env, learning_starts=10_000, seed=args.seed, device="cpu", **size)
-    progress = Progress(args, folder)
-    try:
-        left = args.max_steps - model.num_timesteps
-        model.learn(left, progress, log_interval=None, reset_num_timesteps=False)
-    except KeyboardInterrupt:
-        save(model, folder)
-        raise
-    if not progress.reached:
+    if not recent_score(model, args.robot) >= args.score:
+        progress = Progress(args, folder)
+        handlers = [(number, signal.signal(number, progress.stop)) for number in (signal.SIGINT, signal.SIGTERM)]
+        model.learn(args.max_steps - model.num_timesteps, progress, log_interval=None, reset_num_timesteps=False)
+        for number, handler in handlers:
+            signal.signal(number, handler)
+        if progress.stopped:
+            raise KeyboardInterrupt
+    if not recent_score(model, args.robot) >= args.score:
         sys.exit(f"error: after {args.max_steps:,} steps SAC is below {args.score:g}; delete {folder}, try another --seed")
     return model
 
@@ -125,7 +139,7 @@ def replayed(buffer):
         terminations = dones[steps] & ~truncated[steps]
         yield EpisodeBuffer(
             observations=np.concatenate([obs[steps], next_obs[end - 1 : end]]),
-            actions=buffer.actions[steps, 0],
+            actions=buffer.actions[steps, 0],  # scaled to [-1, 1], which are these robots' own bounds
             rewards=buffer.rewards[steps, 0],
             terminations=terminations,
             truncations=over & ~terminations,
@@ -153,59 +167,69 @@ def played(model, args):
             truncations=truncations,
         )
         count += 1
-        if count % 100 == 0 or not left:
+        if count % 20 == 0 or not left:
             print(f"\rmedium: {args.steps - left:,} of {args.steps:,} steps", end="" if left else "\n", flush=True)
 
 
 def write(dataset_id, episodes, args):
-    """Write a Minari dataset and a report beside it."""
+    """Write a Minari dataset and, last, a report beside it, whose score is of the episodes that ended by themselves."""
     path, (env_id, lowest, highest) = get_dataset_path(dataset_id), ROBOTS[args.robot]
-    episodes = list(episodes)
+    episodes, limit = list(episodes), gym.spec(env_id).max_episode_steps
+    shutil.rmtree(path, ignore_errors=True)  # what a kill left of it
+    print(f"writing {path} ...", flush=True)
     try:
         minari.create_dataset_from_buffers(
             dataset_id,
             episodes,
-            env=gym.make(env_id),
-            eval_env=gym.make(env_id),
+            env=env_id,
+            eval_env=env_id,
             ref_min_score=lowest,
             ref_max_score=highest,
             algorithm_name="Stable-Baselines3's SAC",
             description=f"a D4RL dataset of {args.robot}, recreated by benchmark/make_locomotion.py with {args}",
         )
-        whole = episodes[:-1]  # the last one may be cut short
+        whole = [e for e in episodes if e.terminations[-1] or len(e.rewards) == limit]
         report = {"dataset": dataset_id, "steps": sum(len(e.rewards) for e in episodes), "episodes": len(episodes)}
         report |= {"score": score([sum(e.rewards) for e in whole], args.robot) if whole else None}
         (path / "report.json").write_text(json.dumps(report | {"arguments": dataclasses.asdict(args)}, indent=1))
     except BaseException:
         shutil.rmtree(path, ignore_errors=True)  # a half-written dataset would be taken for a whole one
         raise
-    print(", ".join(f"{name} {value}" for name, value in report.items()), f"\ndone: python td3_bst.py --env-id {dataset_id}")
+    print(", ".join(f"{name} {value}" for name, value in report.items()))
 
 
 def main(args):
-    for name in ("max_steps", "steps", "report_freq"):
-        if getattr(args, name) < 1:
-            sys.exit(f"error: --{name.replace('_', '-')} must be at least 1, got {getattr(args, name)}")
-    folder = get_dataset_path(f"td3-bst/.{args.robot}-sac")  # hidden, or Minari would take it for a dataset
+    ranges = {"score": (-1e3, 1e3), "seed": (0, 2**31), **dict.fromkeys(("max_steps", "steps", "report_freq"), (1, 1e8))}
+    for name, (low, high) in ranges.items():
+        if not low <= getattr(args, name) <= high:
+            sys.exit(f"error: --{name.replace('_', '-')} must be in [{low:g}, {high:g}], got {getattr(args, name)}")
     ids = [f"td3-bst/{args.robot}-{kind}-v0" for kind in ("medium", "medium-replay")]
-    there = [path for path in map(get_dataset_path, ids) if path.exists()]
-    if there and not folder.exists():
-        sys.exit(f"error: {there[0]} exists; to make {' and '.join(ids)} anew, delete the folders of both first")
     try:
+        paths = [get_dataset_path(dataset_id) for dataset_id in ids]
+        folder = paths[0].with_name(f".{args.robot}-sac")  # hidden, or Minari would take it for a dataset
+        if (there := [path for path in paths if path.exists()]) and not folder.exists():
+            sys.exit(f"error: {there[0]} exists; to make {' and '.join(ids)} anew, delete the folders of both first")
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        sys.exit(f"error: cannot write to {folder.parent} ({error}); set MINARI_DATASETS_PATH to a folder of yours")
-    settings, file = dataclasses.asdict(args), folder / "args.json"
-    if not (folder / "sac.zip").exists():
+        sys.exit(f"error: cannot write datasets ({error}); set MINARI_DATASETS_PATH to a folder of yours")
+    lock = open(folder / "lock", "w")  # held until this process ends
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        sys.exit(f"error: another process is making {ids[0]}; wait for it, or stop it first")
+    settings, file = dataclasses.asdict(args) | {"report_freq": None}, folder / "args.json"
+    if not (folder / "buffer.pkl").exists():
         file.write_text(json.dumps(settings))
     elif json.loads(file.read_text()) != settings:
         sys.exit(f"error: {folder} is of other arguments; go on with those, or delete that folder first")
-    model = train_sac(args, folder)
-    warnings.filterwarnings("ignore", category=UserWarning, module="minari")  # author and e-mail, which it has not
-    for dataset_id, episodes in zip(ids, (played(model, args), replayed(model.replay_buffer))):
-        if not get_dataset_path(dataset_id).exists():
-            write(dataset_id, episodes, args)
+
+    if missing := [i for i, path in zip(ids, paths) if not (path / "report.json").exists()]:
+        model = train_sac(args, folder)
+        warnings.filterwarnings("ignore", category=UserWarning, module="minari")  # author and e-mail, which it has not
+        for dataset_id in missing:
+            write(dataset_id, played(model, args) if dataset_id == ids[0] else replayed(model.replay_buffer), args)
     shutil.rmtree(folder)
+    print("done: " + " or ".join(f"python td3_bst.py --env-id {dataset_id}" for dataset_id in ids))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The recreated locomotion data: SAC is stopped and goes on, episodes of its replay buffer and of its policy."""
 
+import fcntl
 import json
 import os
 import signal
@@ -15,8 +16,6 @@ from test_data import load
 
 pytest.importorskip("stable_baselines3", reason="make_locomotion.py and train_ant.py need it, nothing else does")
 import make_locomotion  # noqa: E402
-
-QUICK = ("--score", "-100", "--steps", "700")  # any policy will do
 
 
 def fill(lengths, cuts=()):
@@ -59,7 +58,7 @@ def test_episodes_of_a_policy():
     assert len({e.observations[0, 0] for e in episodes}) == 3
 
 
-def test_both_datasets(tmp_path, monkeypatch, capsys):
+def test_both_datasets(tmp_path, monkeypatch):
     """Their episodes are the robot's own; scores are D4RL's; td3_bst.py takes them; they are not made twice."""
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
     make_locomotion.main(make_locomotion.Args("hopper", score=-100, steps=700))
@@ -78,7 +77,7 @@ def test_both_datasets(tmp_path, monkeypatch, capsys):
                     assert obs == pytest.approx(e.observations[t + 1], abs=1e-2)
                     assert reward == pytest.approx(e.rewards[t], abs=1e-2) and terminated == e.terminations[t]
         report = json.loads((tmp_path / f"td3-bst/hopper-{kind}-v0/report.json").read_text())
-        returns = [e.rewards.sum() for e in episodes[:-1]]
+        returns = [e.rewards.sum() for e in episodes if e.terminations[-1]]  # none is as long as the time limit
         assert report["score"] == pytest.approx(100 * (np.mean(returns) + 20.272305) / 3254.572305, rel=1e-4)
         assert (report["steps"], report["episodes"]) == (dataset.total_steps, dataset.total_episodes)
     assert minari.load_dataset("td3-bst/hopper-medium-v0").total_steps == 700
@@ -100,8 +99,13 @@ def test_stop_and_go_on(tmp_path):
     out, err = process.communicate()
     assert process.returncode == 1 and err.splitlines()[-1] == "stopped; rerun the command to go on" and first == 200
     folder = tmp_path / "td3-bst/.hopper-sac"
+    with open(folder / "lock") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert "another process is making" in subprocess.run(command, **quiet).stderr
     other = subprocess.run([*command, "--score", "98", "--steps", "300"], **quiet)
     assert other.returncode == 1 and "other arguments" in other.stderr
+    half = tmp_path / "td3-bst/hopper-medium-v0/data"
+    half.mkdir(parents=True)
     (folder / "args.json").write_text(json.dumps(json.loads((folder / "args.json").read_text()) | {"score": -100.0}))
     done = subprocess.run([*command, "--score", "-100", "--steps", "300"], **quiet)
     assert done.returncode == 0, done.stderr
@@ -111,7 +115,9 @@ def test_stop_and_go_on(tmp_path):
         "hopper-medium-v0",
     ]
     dataset = minari.MinariDataset(tmp_path / "td3-bst/hopper-medium-replay-v0/data")
-    assert dataset.total_steps > first
+    starts = [e.observations[0, 0] for e in dataset.iterate_episodes()]
+    assert dataset.total_steps > first and len(set(starts)) == len(starts)  # what was before the stop is not played again
+    assert minari.MinariDataset(half).total_steps == 300
 
 
 def test_a_score_that_is_not_reached(tmp_path, monkeypatch, capsys):
@@ -121,5 +127,9 @@ def test_a_score_that_is_not_reached(tmp_path, monkeypatch, capsys):
         with pytest.raises(SystemExit, match="error: after 600 steps SAC is below 99; delete"):
             make_locomotion.main(make_locomotion.Args("hopper", score=99, max_steps=600, steps=10, report_freq=300))
         assert capsys.readouterr().out.count("SAC: ") == lines
-    with pytest.raises(SystemExit, match="error: --steps must be at least 1, got 0"):
-        make_locomotion.main(make_locomotion.Args("hopper", steps=0))
+    for name, value in ("steps", 0), ("seed", -1), ("score", float("nan")):
+        with pytest.raises(SystemExit, match=f"error: --{name} must be in .*, got {value}"):
+            make_locomotion.main(make_locomotion.Args("hopper", **{name: value}))
+    monkeypatch.setenv("MINARI_DATASETS_PATH", "/proc/nowhere")
+    with pytest.raises(SystemExit, match="error: cannot write datasets .*; set MINARI_DATASETS_PATH"):
+        make_locomotion.main(make_locomotion.Args("hopper"))
