@@ -360,14 +360,14 @@ def main(args):
     if args.one_goal and not args.maze.startswith("antmaze"):
         sys.exit(f"error: --one-goal is for AntMaze, not {args.maze}; leave it out")
     dataset_id = name_dataset(args)
-    path = get_dataset_path(dataset_id)
-    if path.exists():
-        sys.exit(f"error: {path} exists; to make it anew, delete that folder first")
-    folder = path.with_name(f".{path.name}-parts")  # hidden, or Minari would take it for a dataset
     try:
+        path = get_dataset_path(dataset_id)
+        if path.exists():
+            sys.exit(f"error: {path} exists; to make it anew, delete that folder first")
+        folder = path.with_name(f".{path.name}-parts")  # hidden, or Minari would take it for a dataset
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        sys.exit(f"error: cannot write to {path.parent} ({error}); set MINARI_DATASETS_PATH to a folder of yours")
+        sys.exit(f"error: cannot write datasets ({error}); set MINARI_DATASETS_PATH to a folder of yours")
     lock = open(folder / "lock", "w")  # held until this process ends
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -256,6 +256,12 @@ def test_two_processes_at_one_dataset(tmp_path, monkeypatch):
     assert not folder.exists() and (tmp_path / "td3-bst/pointmaze-umaze-v0").exists()
 
 
+def test_a_folder_that_cannot_be(monkeypatch):
+    monkeypatch.setenv("MINARI_DATASETS_PATH", "/proc/nowhere")
+    with pytest.raises(SystemExit, match="error: cannot write datasets .*; set MINARI_DATASETS_PATH"):
+        make_dataset.main(make_dataset.Args("pointmaze-umaze"))
+
+
 def test_half_a_dataset_is_removed_and_another_processs_is_not(tmp_path, monkeypatch):
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
     path, args = tmp_path / "td3-bst/pointmaze-umaze-v0", make_dataset.Args("pointmaze-umaze", steps=20)
