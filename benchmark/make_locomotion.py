@@ -24,6 +24,7 @@ import signal
 import sys
 import time
 import warnings
+from pathlib import Path
 from typing import Annotated, Literal
 
 import gymnasium as gym
@@ -35,13 +36,8 @@ from minari.storage import get_dataset_path
 from stable_baselines3 import SAC
 from stable_baselines3.common.callbacks import BaseCallback
 
-gym.logger.min_level = gym.logger.ERROR  # hides warnings that the robots that D4RL's data needs are out of date
-
-ROBOTS = {  # environment, returns of a random and of an expert policy (Fu et al., arXiv 2004.07219)
-    "halfcheetah": ("HalfCheetah-v4", -280.178953, 12135.0),
-    "hopper": ("Hopper-v4", -20.272305, 3234.3),
-    "walker2d": ("Walker2d-v4", 1.629008, 4592.3),
-}
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from td3_bst import ROBOTS
 
 
 @dataclasses.dataclass
