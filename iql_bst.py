@@ -167,8 +167,6 @@ class Args:
     """mu, at least 1/30 lest Adam overflow; the weight is 0 where M is 1, exp(1/mu) - 1 where M is 0 (values ours)"""
     detach_weight: bool = True
     """whether to stop the gradient through the weight (ours: the paper does not say)"""
-    relative_certainty: bool = False
-    """whether the weight is exp(max(M(s, a) - M(s, pi(s)), 0) / mu) - 1: the data's own action is the measure (ours)"""
     constant_weight: float = 0.4
     """with constant weighting, the weight of the squared error averaged over action dimensions; 1/2.5 is TD3+BC's"""
     q_weight: float = 1.0
@@ -793,10 +791,7 @@ def actor_loss(actor, critic, morse, batch, args):
     metrics = {"policy/bc_error": error}
     if args.weighting == "morse":
         certainty = morse.certainty(obs, pi.detach() if args.detach_weight else pi)  # M(s, pi(s)), (batch,)
-        doubt = 1 - certainty  # (batch,)
-        if args.relative_certainty:
-            doubt = (morse.certainty(obs, action) - certainty).clamp(min=0)  # max(M(s, a) - M(s, pi(s)), 0)
-        weight = torch.expm1(doubt / args.temperature)  # exp((1 - M) / mu) - 1, (batch,)
+        weight = torch.expm1((1 - certainty) / args.temperature)  # exp((1 - M) / mu) - 1, (batch,)
         metrics |= {"certainty/policy": certainty, "policy/weight": weight}
     else:
         weight = args.constant_weight / action.shape[-1]  # of a sum over k dimensions: constant_weight of their mean

@@ -141,7 +141,7 @@ def unread(args):
     if args.get("kernel") != "rq":
         names.add("rq_shape")
     if args["weighting"] == "constant" or is_awr:
-        names |= {name for name in args if re.match("morse_|num_uniform|uniform_|kernel|rq_|temperature|detach_|relative_", name)}
+        names |= {name for name in args if re.match("morse_|num_uniform|uniform_|kernel|rq_|temperature|detach_", name)}
     if args["q_weight"] == 0 and not is_awr:
         critics = "discount|reward_|bound_|critic_|tau|policy_noise|noise_clip|value_|expectile|normalize_returns"
         names |= {name for name in args | BEFORE if re.match(critics, name)}

@@ -237,41 +237,28 @@ def expected_actor_loss(actor, critic, morse, batch, args):
     q = critic_values(critic, obs, pi)[0]
     weight = np.full(BATCH, args.constant_weight / K)
     if args.weighting == "morse":
-        doubt = 1 - certainty(morse, obs, pi)
-        if args.relative_certainty:
-            doubt = np.maximum(certainty(morse, obs, action) - certainty(morse, obs, pi), 0)
-        weight = np.exp(doubt / args.temperature) - 1
+        weight = np.exp((1 - certainty(morse, obs, pi)) / args.temperature) - 1
     return (-args.q_weight * q / np.abs(q).mean() + weight * ((pi - action) ** 2).sum(-1)).mean()
 
 
-@pytest.mark.parametrize("weighting", ["morse", "relative", "constant"])
+@pytest.mark.parametrize("weighting", ["morse", "constant"])
 @pytest.mark.parametrize("q_weight", [1.0, 0.0, 2.5])
 @pytest.mark.parametrize("detach_weight", [True, False])
 def test_actor_loss(batch, weighting, q_weight, detach_weight):
-    fields = {"relative_certainty": True} if weighting == "relative" else {"weighting": weighting}
-    batch["actions"][::2] /= 20  # of which an untrained network is more certain than of the policy's
-    args = resolve(Args(q_weight=q_weight, detach_weight=detach_weight, temperature=0.7, **fields))
+    args = resolve(Args(weighting=weighting, q_weight=q_weight, detach_weight=detach_weight, temperature=0.7))
     actor, critic = Actor(OBS, K, (16,)).double(), Critic(OBS, K, (16,)).double()
     morse = MorseNetwork(OBS, K, (16,), 1.5).double()
     expected = expected_actor_loss(actor, critic, morse, batch, args)
     value, metrics = actor_loss(actor, critic, morse, batch, args)
     assert value.item() == metrics["loss/actor"].item() == pytest.approx(expected, rel=1e-10)
 
-    def weight_at(certainty):
-        if weighting == "relative":
-            behaviour = morse.certainty(batch["observations"], batch["actions"])
-            return torch.where(behaviour > certainty, torch.expm1((behaviour - certainty) / args.temperature), 0)
-        return torch.expm1((1 - certainty) / args.temperature)
-
     with torch.no_grad():  # what the gradient must treat as constants: Z_Q, and the weight if detached
         pi = actor(batch["observations"])
         z_q = critic(batch["observations"], pi)[0].abs().mean()
         certainty = morse.certainty(batch["observations"], pi)
-        fixed = weight_at(certainty)
-    if weighting == "relative":
-        assert 0 < (fixed > 0).sum() < BATCH  # both cases are there
+        fixed = torch.expm1((1 - certainty) / args.temperature)
     figures = {"policy/bc_error": (pi - batch["actions"]).square().sum(-1)}
-    figures |= {"certainty/policy": certainty, "policy/weight": fixed} if args.weighting == "morse" else {}
+    figures |= {"certainty/policy": certainty, "policy/weight": fixed} if weighting == "morse" else {}
     figures |= {"policy/q": critic(batch["observations"], pi)[0]} if q_weight else {}
     assert metrics.keys() == figures.keys() | {"loss/actor"}
     for name, figure in figures.items():
@@ -281,8 +268,9 @@ def test_actor_loss(batch, weighting, q_weight, detach_weight):
         pi = actor(batch["observations"])
         error = (pi - batch["actions"]).square().sum(-1)
         weight = args.constant_weight / K
-        if args.weighting == "morse":
-            weight = fixed if detach_weight else weight_at(morse.certainty(batch["observations"], pi))
+        if weighting == "morse":
+            now = torch.expm1((1 - morse.certainty(batch["observations"], pi)) / args.temperature)
+            weight = fixed if detach_weight else now
         return (-q_weight * critic(batch["observations"], pi)[0] / z_q + weight * error).mean()
 
     gradient_matches(loss, actor)
