@@ -982,6 +982,8 @@ def main(args):
     run_dir = Path(args.resume or Path(args.runs_dir) / run_name)
     shown = vars(args) | facts | {"run_dir": run_dir}
     print("\n".join(f"{name:24} {value}" for name, value in shown.items()), flush=True)
+    if not info["env_spec"] and args.eval_env_id != "none":
+        print("the data names no environment, so the policy is not evaluated; --eval-env-id names one", flush=True)
     checkpoint_file = run_dir / "checkpoint.pt"
     with explain(f"cannot write to {run_dir}", "see to its permissions; a new run may have another --runs-dir"):
         writer = SummaryWriter(run_dir)

@@ -413,13 +413,14 @@ def test_weights_that_are_not_finite_are_not_saved(pointmaze, tmp_path, monkeypa
     assert all(torch.isfinite(value).all() for value in weights(stopped).values())
 
 
-def test_hdf5_without_environment_trains_and_evaluates_nothing(tmp_path):
-    from test_data import write_hdf5
-
+def test_hdf5_without_environment_trains_and_evaluates_nothing(tmp_path, capsys):
     obs = np.random.default_rng(0).normal(size=(200, 4))
     path = write_hdf5(tmp_path / "mine.hdf5", 200, observations=obs, timeouts=np.arange(200) % 20 == 19)
     run = train(path, tmp_path / "runs")
     assert not (run / "results.json").exists() and (run / "model.pt").exists()
+    assert "so the policy is not evaluated; --eval-env-id names one" in capsys.readouterr().out
+    train(path, tmp_path / "runs", eval_env_id="none")
+    assert "not evaluated" not in capsys.readouterr().out  # it was asked for
     with pytest.raises(UserError, match="has no environment to evaluate in; .*--eval-env-id"):
         main(parse_args(["--evaluate", str(run)]))
 
