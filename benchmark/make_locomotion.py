@@ -1,7 +1,7 @@
 """Recreate D4RL's locomotion datasets of medium quality where they cannot be downloaded.
 
     pip install stable-baselines3==2.9.2
-    python benchmark/make_locomotion.py halfcheetah    # half an hour on one CPU core; hopper takes over an hour
+    python benchmark/make_locomotion.py halfcheetah    # half an hour to an hour on a CPU core; hopper takes longer
     python td3_bst.py --env-id td3-bst/halfcheetah-medium-replay-v0
 
 As D4RL (Fu et al. 2020, arXiv 2004.07219) made theirs: SAC (Haarnoja et al. 2018, arXiv 1801.01290; Stable-Baselines3's)
