@@ -11,14 +11,16 @@ expert and medium-expert, which take SAC far longer, are not made.
 
 The results are ordinary Minari datasets under this project's namespace, td3-bst, in Minari's local folder
 (~/.minari/datasets or $MINARI_DATASETS_PATH), with D4RL's reference scores and Gymnasium's v4 robot, as D4RL's own here.
-A report lies beside the data. Ctrl-C stops SAC where it is, and the same command goes on; of medium's episodes, a
-quarter of an hour, none are kept.
+A report lies beside the data. After Ctrl-C the same command goes on, SAC from its last step, medium from its last
+whole episode.
 It is recreated data: never put a score on it beside one on D4RL's own without saying so.
 """
 
+import contextlib
 import dataclasses
 import fcntl
 import json
+import pickle
 import shutil
 import signal
 import sys
@@ -30,6 +32,7 @@ from typing import Annotated, Literal
 import gymnasium as gym
 import minari
 import numpy as np
+import torch
 import tyro
 from minari.data_collector import EpisodeBuffer
 from minari.storage import get_dataset_path
@@ -142,35 +145,50 @@ def replayed(buffer):
         )
 
 
-def played(model, args):
-    """Episodes of SAC's policy, actions drawn as in training, of `steps` transitions; yields Minari `EpisodeBuffer`s."""
-    env, left, count = gym.make(ROBOTS[args.robot][0]), args.steps, 0
-    while left:
-        obs, _ = env.reset(seed=args.seed + count)
-        observations, steps, over = [obs], [], False
-        while left and not over:
-            action, _ = model.predict(obs)
-            obs, reward, terminated, truncated, _ = env.step(action)
-            left, over = left - 1, terminated or truncated
-            observations.append(obs)
-            steps.append((action, reward, terminated, not terminated and (truncated or not left)))
-        actions, rewards, terminations, truncations = map(np.array, zip(*steps))
-        yield EpisodeBuffer(
-            observations=np.array(observations),
-            actions=actions,
-            rewards=rewards,
-            terminations=terminations,
-            truncations=truncations,
-        )
-        count += 1
-        if count % 20 == 0 or not left:
-            print(f"\rmedium: {args.steps - left:,} of {args.steps:,} steps", end="" if left else "\n", flush=True)
+def played(model, args, folder):
+    """Episodes of SAC's policy, actions drawn as in training, of `steps` transitions; a list of `EpisodeBuffer`s.
+
+    Each is written to medium.pkl as it ends, and seeded by its number: after a stop the rest are what they would have
+    been."""
+    env, episodes, end = gym.make(ROBOTS[args.robot][0]), [], 0
+    with open(folder / "medium.pkl", "a+b") as file:
+        file.seek(0)
+        with contextlib.suppress(EOFError, pickle.UnpicklingError):  # at the end, which a kill may have cut short
+            while True:
+                episodes.append(pickle.load(file))
+                end = file.tell()
+        file.truncate(end)
+        left = args.steps - sum(len(episode.rewards) for episode in episodes)
+        while left:
+            seed = args.seed + len(episodes)
+            obs, _ = env.reset(seed=seed)
+            torch.manual_seed(seed)  # the policy's draws
+            observations, steps, over = [obs], [], False
+            while left and not over:
+                action, _ = model.predict(obs)
+                obs, reward, terminated, truncated, _ = env.step(action)
+                left, over = left - 1, terminated or truncated
+                observations.append(obs)
+                steps.append((action, reward, terminated, not terminated and (truncated or not left)))
+            actions, rewards, terminations, truncations = map(np.array, zip(*steps))
+            episode = EpisodeBuffer(
+                observations=np.array(observations),
+                actions=actions,
+                rewards=rewards,
+                terminations=terminations,
+                truncations=truncations,
+            )
+            pickle.dump(episode, file)
+            episodes.append(episode)
+            if len(episodes) % 20 == 0 or not left:
+                print(f"\rmedium: {args.steps - left:,} of {args.steps:,} steps", end="" if left else "\n", flush=True)
+    return episodes
 
 
 def write(dataset_id, episodes, args):
     """Write a Minari dataset and, last, a report beside it, whose score is of the episodes that ended by themselves."""
     path, (env_id, lowest, highest) = get_dataset_path(dataset_id), ROBOTS[args.robot]
-    episodes, limit = list(episodes), gym.spec(env_id).max_episode_steps
+    limit = gym.spec(env_id).max_episode_steps
     shutil.rmtree(path, ignore_errors=True)  # what a kill left of it
     print(f"writing {path} ...", flush=True)
     try:
@@ -223,7 +241,9 @@ def main(args):
         model = train_sac(args, folder)
         warnings.filterwarnings("ignore", category=UserWarning, module="minari")  # author and e-mail, which it has not
         for dataset_id in missing:
-            write(dataset_id, played(model, args) if dataset_id == ids[0] else replayed(model.replay_buffer), args)
+            is_medium = dataset_id == ids[0]
+            episodes = played(model, args, folder) if is_medium else list(replayed(model.replay_buffer))
+            write(dataset_id, episodes, args)
     shutil.rmtree(folder)
     print("done: " + " or ".join(f"python td3_bst.py --env-id {dataset_id}" for dataset_id in ids))
 

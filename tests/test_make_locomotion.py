@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import minari
 import numpy as np
 import pytest
+import torch
 from conftest import ROOT, heed_ctrl_c
 from test_data import load
 
@@ -46,15 +47,38 @@ def test_episodes_of_the_replay_buffer():
     assert np.concatenate([e.rewards for e in episodes]).tolist() == list(range(11))
 
 
-def test_episodes_of_a_policy():
-    """HalfCheetah's end at its time limit, the last one where the recording does; each starts elsewhere."""
-    model = SimpleNamespace(predict=lambda obs: (np.full(6, 0.1, np.float32), None))
+@pytest.mark.parametrize("cut", [0, 5])
+def test_episodes_of_a_policy(tmp_path, cut):
+    """HalfCheetah's end at its time limit, the last one where the recording does; each starts elsewhere.
+
+    After a stop in the second, or a kill that cut the file of the first one short, they are the same."""
+    act = lambda obs: (torch.rand(6).numpy() / 9, None)  # noqa: E731
     args = make_locomotion.Args("halfcheetah", steps=2100)
-    episodes, again = list(make_locomotion.played(model, args)), list(make_locomotion.played(model, args))
+    (tmp_path / "whole").mkdir()
+    episodes = make_locomotion.played(SimpleNamespace(predict=act), args, tmp_path / "whole")
     assert [len(e.rewards) for e in episodes] == [1000, 1000, 100]
+    calls = []
+
+    def stop(obs):
+        calls.append(obs)
+        if len(calls) == 1500:
+            raise KeyboardInterrupt
+        return act(obs)
+
+    with pytest.raises(KeyboardInterrupt):
+        make_locomotion.played(SimpleNamespace(predict=stop), args, tmp_path)
+    file = tmp_path / "medium.pkl"
+    os.truncate(file, file.stat().st_size - cut)
+    torch.manual_seed(0)
+    calls.clear()
+    make_locomotion.played(SimpleNamespace(predict=lambda obs: calls.append(obs) or act(obs)), args, tmp_path)
+    assert len(calls) == (2100 if cut else 1100)
+    again = make_locomotion.played(None, args, tmp_path)  # all of them are in the file
+    assert len(again) == 3
     for e, other in zip(episodes, again):
         assert not e.terminations.any() and np.flatnonzero(e.truncations).tolist() == [len(e.rewards) - 1]
         assert e.observations.shape == (len(e.rewards) + 1, 17) and np.array_equal(e.observations, other.observations)
+        assert np.array_equal(e.actions, other.actions) and np.array_equal(e.rewards, other.rewards)
     assert len({e.observations[0, 0] for e in episodes}) == 3
 
 
