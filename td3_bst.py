@@ -317,7 +317,7 @@ def how_to_recreate(env_id):
         command = f"make_locomotion.py {match[2]}"
     else:
         return ""
-    return f"recreate it: `python benchmark/{command}`, then --env-id td3-bst/{match[1]}-v0"
+    return f"recreate it: `python benchmark/{command}`, then --env-id td3-bst/{match[1]}"
 
 
 def locate_minari(env_id):

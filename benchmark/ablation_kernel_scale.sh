@@ -14,8 +14,8 @@ python td3_bst.py --env-id antmaze-large-diverse --kernel-scale-factor 0.1
 python td3_bst.py --env-id antmaze-large-diverse
 python td3_bst.py --env-id antmaze-large-diverse --kernel-scale-factor 1
 python td3_bst.py --env-id antmaze-large-diverse --kernel-scale-factor 2
-python td3_bst.py --env-id td3-bst/pointmaze-large-v0 --total-timesteps 30000 --eval-freq 10000 --kernel-scale-factor 0.1
-python td3_bst.py --env-id td3-bst/pointmaze-large-v0 --total-timesteps 30000 --eval-freq 10000
-python td3_bst.py --env-id td3-bst/pointmaze-large-v0 --total-timesteps 30000 --eval-freq 10000 --kernel-scale-factor 1
-python td3_bst.py --env-id td3-bst/pointmaze-large-v0 --total-timesteps 30000 --eval-freq 10000 --kernel-scale-factor 2
+python td3_bst.py --env-id td3-bst/pointmaze-large-v1 --total-timesteps 30000 --eval-freq 10000 --kernel-scale-factor 0.1
+python td3_bst.py --env-id td3-bst/pointmaze-large-v1 --total-timesteps 30000 --eval-freq 10000
+python td3_bst.py --env-id td3-bst/pointmaze-large-v1 --total-timesteps 30000 --eval-freq 10000 --kernel-scale-factor 1
+python td3_bst.py --env-id td3-bst/pointmaze-large-v1 --total-timesteps 30000 --eval-freq 10000 --kernel-scale-factor 2
 COMMANDS

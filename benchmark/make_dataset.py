@@ -88,7 +88,7 @@ class Args:
     part_steps: int = 25_000
     """AntMaze is recorded in parts of this many steps, each with its own seed; the last episode of each may be cut"""
     action_noise: float | None = None
-    """standard deviation of the Gaussian noise on the controller's actions, which are in [-1, 1]"""
+    """standard deviation of the Gaussian noise on the controller's actions; both these and the sum are in [-1, 1]"""
     waypoint_radius: float | None = None
     """distance in metres at which a waypoint counts as reached"""
     waypoint_jitter: float | None = None
@@ -135,7 +135,7 @@ def next_offset(waypoints, obs, radius):
 def make_controller(args):
     """A function of an observation and the offset to the waypoint, (2,) in metres, to an action without noise."""
     if args.maze.startswith("pointmaze"):
-        return lambda obs, offset: args.p_gain * offset + args.d_gain * obs["observation"][2:]
+        return lambda obs, offset: np.clip(args.p_gain * offset + args.d_gain * obs["observation"][2:], -1, 1)
     weights = {name: array.astype(np.float64) for name, array in np.load(ANT).items()}
 
     def walk(obs, offset):
@@ -331,8 +331,9 @@ def draw_coverage(args, report, positions):
 
 
 def name_dataset(args):
-    """The dataset's id in Minari."""
-    return f"td3-bst/{args.maze}{'-one-goal' if args.one_goal else ''}-v0"
+    """The dataset's id in Minari. PointMaze's v0 was without the controller's bounds, whose clip took most of the noise."""
+    version = 1 if args.maze.startswith("pointmaze") else 0
+    return f"td3-bst/{args.maze}{'-one-goal' if args.one_goal else ''}-v{version}"
 
 
 def describe_arguments(args):

@@ -9,7 +9,7 @@ from typing import Literal
 import gymnasium as gym
 import numpy as np
 import tyro
-from make_dataset import MAZES, Args, evaluation_spec, make_controller, next_offset, plan, resolve
+from make_dataset import MAZES, Args, evaluation_spec, make_controller, name_dataset, next_offset, plan, resolve
 from random_policy import UserError, make_folder, write_results
 
 
@@ -36,12 +36,13 @@ def main(maze: tyro.conf.Positional[Literal[tuple(MAZES)]], seed: int = 1, episo
         total, length, terminated, truncated = 0.0, 0, False, False
         while not (terminated or truncated):
             action = controller(obs, next_offset(waypoints, obs, args.waypoint_radius))
-            obs, reward, terminated, truncated, _ = env.step(np.clip(action, -1, 1).astype(np.float32))
+            obs, reward, terminated, truncated, _ = env.step(action.astype(np.float32))
             total, length = total + reward, length + 1
         returns.append(total), lengths.append(length), terminations.append(terminated)
         print(f"\r{len(returns)} of {episodes} episodes, {np.mean(terminations):.0%} at their goal", end="", flush=True)
-    score, args = 100 * float(np.mean(terminations)), {"seed": seed, "exp_name": "planner"}
-    write_results(folder, args, f"td3-bst/{maze}-v0", score, returns, lengths, terminations)
+    score = 100 * float(np.mean(terminations))
+    record = {"seed": seed, "exp_name": "planner"}
+    write_results(folder, record, name_dataset(args), score, returns, lengths, terminations)
     print(f"\nplanner: score {score}, mean length {np.mean(lengths):.0f}")
 
 

@@ -1,6 +1,6 @@
 """Evaluate uniformly random actions on a dataset's evaluation task, as a floor for the table of benchmark/report.py.
 
-    python benchmark/random_policy.py --env-id td3-bst/pointmaze-umaze-v0
+    python benchmark/random_policy.py --env-id td3-bst/pointmaze-umaze-v1
 """
 
 import json

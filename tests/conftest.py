@@ -33,7 +33,7 @@ def minari_folder(tmp_path_factory):
 def pointmaze(minari_folder):
     """A recreated pointmaze-umaze of 20,000 steps, made by the command that the README gives."""
     run_script("benchmark/make_dataset.py", "pointmaze-umaze", "--steps", "20000")
-    return "td3-bst/pointmaze-umaze-v0"
+    return "td3-bst/pointmaze-umaze-v1"
 
 
 def heed_ctrl_c():

@@ -61,7 +61,7 @@ def test_unknown_id(env_id, near):
         load(env_id)
 
 
-@pytest.mark.parametrize("env_id, near", [("td3-bst/pointmaz-umaze-v0", "td3-bst/pointmaze-umaze-v0"), ("a/b-v0", "")])
+@pytest.mark.parametrize("env_id, near", [("td3-bst/pointmaz-umaze-v1", "td3-bst/pointmaze-umaze-v1"), ("a/b-v0", "")])
 def test_unknown_minari_id(pointmaze, env_id, near):
     """Where the remote cannot be asked, what is known without it is named."""
     with pytest.raises(UserError, match=f"{env_id} is not in .* copy its folder below .*") as error:
@@ -78,7 +78,7 @@ def test_unknown_id_without_near_matches():
 @pytest.mark.parametrize("maze", ["pointmaze-large", "antmaze-umaze", "antmaze-large-diverse"])
 @pytest.mark.parametrize("form", ["{}", "{}-v1", "td3-bst/{}-v0"])
 def test_absent_dataset_and_unreachable_remote(maze, form):
-    advice = f"recreate it: `python benchmark/make_dataset.py {maze}`, then --env-id td3-bst/{maze}-v0"
+    advice = f"recreate it: `python benchmark/make_dataset.py {maze}`, then --env-id td3-bst/{maze}$"
     name = form.format(maze)
     name = name if name.startswith("td3-bst/") else "D4RL/" + name.replace("-", "/", 1)  # as Minari has it
     with pytest.raises(UserError, match=f"^{name} is not in .* cannot be downloaded .*; {advice}"):
@@ -87,7 +87,7 @@ def test_absent_dataset_and_unreachable_remote(maze, form):
 
 def test_absent_dataset_with_one_goal():
     name = "td3-bst/antmaze-umaze-diverse-one-goal-v0"
-    advice = f"`python benchmark/make_dataset.py antmaze-umaze-diverse --one-goal`, then --env-id {name}$"
+    advice = f"`python benchmark/make_dataset.py antmaze-umaze-diverse --one-goal`, then --env-id {name[:-3]}$"
     with pytest.raises(UserError, match=f"cannot be downloaded .*; recreate it: {advice}"):
         load(name)
 

@@ -218,6 +218,22 @@ def test_actions_are_the_controllers_with_noise():
     assert len(left) > 100 and np.std(left) == pytest.approx(0.2, rel=0.15) and abs(np.mean(left)) < 0.05
 
 
+def test_noise_moves_actions_at_the_bound_too():
+    """PointMaze's controller keeps to [-1, 1] before the noise: half of its full forces are stored as smaller ones."""
+    args = make_dataset.resolve(make_dataset.Args("pointmaze-umaze", steps=2000))
+    controller, full = make_dataset.make_controller(args), []
+    args.waypoint_radius = 1e9  # each step drops a waypoint
+    for episode in make_dataset.collect(args, 2000, 0):
+        for t in range(10, len(episode)):
+            obs = {key: values[t] for key, values in episode.observations.items()}
+            clean = controller(obs, obs["desired_goal"] - obs["achieved_goal"])
+            assert np.abs(clean).max() <= 1
+            full += (clean * episode.actions[t])[np.abs(clean) == 1].tolist()
+    full = np.array(full)
+    assert len(full) > 500 and np.mean(full == 1) == pytest.approx(0.5, abs=0.05)
+    assert np.mean(1 - full[full < 1]) == pytest.approx(0.5 * np.sqrt(2 / np.pi), rel=0.1)
+
+
 @pytest.mark.parametrize("maze", ["pointmaze-umaze", "antmaze-umaze-diverse"])
 def test_stored_actions_play_the_episode_again(maze):
     """From the same start they lead to the stored observations and rewards: none is scaled, clipped or a step late."""
@@ -245,15 +261,15 @@ def test_the_time_limit_ends_an_episode():
 
 def test_two_processes_at_one_dataset(tmp_path, monkeypatch):
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
-    folder, args = tmp_path / "td3-bst/.pointmaze-umaze-v0-parts", make_dataset.Args("pointmaze-umaze", steps=20)
+    folder, args = tmp_path / "td3-bst/.pointmaze-umaze-v1-parts", make_dataset.Args("pointmaze-umaze", steps=20)
     folder.mkdir(parents=True)
     with open(folder / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(SystemExit, match="another process is making td3-bst/pointmaze-umaze-v0"):
+        with pytest.raises(SystemExit, match="another process is making td3-bst/pointmaze-umaze-v1"):
             make_dataset.main(args)
         assert [path.name for path in folder.iterdir()] == ["lock"]
     make_dataset.main(args)
-    assert not folder.exists() and (tmp_path / "td3-bst/pointmaze-umaze-v0").exists()
+    assert not folder.exists() and (tmp_path / "td3-bst/pointmaze-umaze-v1").exists()
 
 
 def test_a_folder_that_cannot_be(monkeypatch):
@@ -264,7 +280,7 @@ def test_a_folder_that_cannot_be(monkeypatch):
 
 def test_half_a_dataset_is_removed_and_another_processs_is_not(tmp_path, monkeypatch):
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
-    path, args = tmp_path / "td3-bst/pointmaze-umaze-v0", make_dataset.Args("pointmaze-umaze", steps=20)
+    path, args = tmp_path / "td3-bst/pointmaze-umaze-v1", make_dataset.Args("pointmaze-umaze", steps=20)
     with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
         patch.setattr(make_dataset, "describe", lambda *_: 1 / 0)  # once it is written
         make_dataset.main(args)

@@ -298,9 +298,9 @@ def test_a_saved_network_of_another_dataset_is_refused(saved):
     facts = torch.load(saved[1])["facts"]
     info = {"dataset_id": "another", "obs_mean": torch.zeros(8), "obs_std": torch.ones(8)}
     info |= {"action_low": -torch.ones(2), "action_high": torch.ones(2), "transitions": 9}
-    assert facts["dataset"] == "td3-bst/pointmaze-umaze-v0"
+    assert facts["dataset"] == "td3-bst/pointmaze-umaze-v1"
     args = td3_bst.resolve(td3_bst.Args(morse_checkpoint=str(saved[1])))
-    with pytest.raises(UserError, match="differs in dataset: td3-bst/pointmaze-umaze-v0, here another"):
+    with pytest.raises(UserError, match="differs in dataset: td3-bst/pointmaze-umaze-v1, here another"):
         td3_bst.load_morse(td3_bst.MorseNetwork(8, 2, (32,)), {"actions": torch.zeros(9, 2)}, info, args)
 
 

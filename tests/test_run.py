@@ -99,7 +99,7 @@ def test_a_runs_folder_lies_in_runs_dir_is_shown_and_is_not_hidden(path, tmp_pat
 def test_what_a_run_leaves(run, pointmaze):
     names = {path.name for path in run.iterdir()}
     assert {"args.json", "results.json", "model.pt", "checkpoint.pt"} <= names and not any(".part" in n for n in names)
-    assert run.name.startswith("td3-bst-pointmaze-umaze-v0__td3_bst__1__")
+    assert run.name.startswith("td3-bst-pointmaze-umaze-v1__td3_bst__1__")
     record = json.loads((run / "args.json").read_text())
     assert record["dataset_id"] == pointmaze and record["versions"]["torch"].startswith(torch.__version__.split("+")[0])
     head = subprocess.run(["git", "-C", ROOT, "rev-parse", "HEAD"], capture_output=True, text=True).stdout
