@@ -64,7 +64,7 @@ class Args:
     env_id: str = "pointmaze-umaze"
     """dataset: a D4RL name (antmaze-large-diverse, hopper-medium-v2, pen-human), a Minari id, or a D4RL-format .hdf5"""
     eval_env_id: str | None = None
-    """Gymnasium id to evaluate in, or none; unset: the dataset's; an .hdf5 has none and takes action bounds from it"""
+    """Gymnasium id to evaluate in, or none; unset: the dataset's; an .hdf5 names none, and has the bounds of this one"""
     exp_name: str = Path(__file__).stem
     """name of the experiment, part of the run's folder name"""
     seed: int = 1
@@ -92,7 +92,7 @@ class Args:
     resume: str | None = None
     """run folder to resume; all other arguments are taken from it, and cannot be changed"""
     evaluate: str | None = None
-    """run folder whose score to print anew; only seed, device, eval_episodes and num_eval_envs may be other ones"""
+    """run folder whose score to print anew; only seed, device, eval_episodes and num_eval_envs may differ"""
 
     # ---- data ----
     normalize_obs: bool | None = None
@@ -134,7 +134,7 @@ class Args:
 
     # ---- Morse network ----
     morse_checkpoint: str | None = None
-    """file of `morse_only.py --save`, whose Morse network, trained on all but its --held-out share, to use"""
+    """file of `morse_only.py --save` to take the Morse network from, trained on all but its --held-out share"""
     morse_steps: int | None = None
     """gradient steps of the Morse network's pre-training (ours)"""
     morse_batch_size: int = 256
@@ -412,7 +412,7 @@ def read_hdf5(path, args):
         episode = np.cumsum(ends) - ends  # (length,), number of each row's episode
         keep = np.isin(episode, choose_episodes(len(np.unique(episode)) if has_next or ends.any() else 0, args))
         if not has_next:
-            keep &= terminals | ~np.append(ends[:-1], True)
+            keep &= terminals | ~np.append(ends[:-1], True)  # the file's last row ends, marked or not
         rows = np.flatnonzero(keep)
 
         def read(key, *shape):  # converted while read: no copy in the file's own precision
@@ -794,7 +794,7 @@ def actor_loss(actor, critic, morse, batch, args):
         weight = torch.expm1((1 - certainty) / args.temperature)  # exp((1 - M) / mu) - 1, (batch,)
         metrics |= {"certainty/policy": certainty, "policy/weight": weight}
     else:
-        weight = args.constant_weight / action.shape[-1]  # of a sum over k dimensions: constant_weight of their mean
+        weight = args.constant_weight / action.shape[-1]  # error sums over k dimensions, TD3+BC's is their mean
     loss = (weight * error).mean()  # E_D[weight * ||pi(s) - a||^2]
     if args.q_weight > 0:
         q = critic(obs, pi, twins=1)[0]  # (batch,)
@@ -826,12 +826,12 @@ def make_agent(obs_dim, action_dim, args, device):
     agent.target_critic = copy.deepcopy(agent.critic).requires_grad_(False)
     kernel = args.kernel_scale_factor * action_dim, args.kernel, args.rq_shape
     agent.morse = MorseNetwork(obs_dim, action_dim, args.morse_hidden_dims, *kernel).to(device)
-    kind = {"fused": device.type in ("cpu", "cuda"), "capturable": device.type == "cuda"}  # in a CUDA graph
+    kind = {"fused": device.type in ("cpu", "cuda"), "capturable": device.type == "cuda"}  # by a CUDA graph
     policy = list(agent.actor.parameters())
     if args.policy_extraction == "awr":
         policy += agent.log_std.parameters()
     rate = args.actor_learning_rate
-    if device.type == "cuda":  # a CUDA graph would freeze a number; a tensor it reads at each replay
+    if device.type == "cuda":  # a CUDA graph would freeze a number, but reads a tensor
         rate = torch.tensor(rate, device=device)
     agent.actor_optimizer = torch.optim.Adam(policy, rate, **kind)
     agent.value_optimizer = torch.optim.Adam(agent.value.parameters(), args.value_learning_rate, **kind)
@@ -1067,6 +1067,9 @@ def main(args):
             raise UserError(f"{', '.join(bad)} at {phase} step {step:,}; start a new run with a lower learning rate")
         rate = values[f"speed/{phase}_steps_per_second"] = (step - done[phase]) / (time.time() - logged_at)
         done[phase] = step
+        states = {name: part.state_dict() for name, part in vars(agent).items()}
+        if phase == "policy":
+            write_file(run_dir / "model.pt", {"actor": states["actor"], "info": info, "args": record["args"]})
         if is_eval and info["env_spec"]:
             result = {"step": step, "last": True} | score_policy(agent.actor, info, args)
             evaluations[:] = [entry | {"last": False} for entry in evaluations] + [result]
@@ -1079,9 +1082,6 @@ def main(args):
         print(f"{phase} {step:,} of {total:,}, {left}: {figures}", flush=True)
         for name, value in values.items():
             writer.add_scalar(name, value, step)
-        states = {name: part.state_dict() for name, part in vars(agent).items()}
-        if phase == "policy":
-            write_file(run_dir / "model.pt", {"actor": states["actor"], "info": info, "args": record["args"]})
         states |= {"generator": generator.get_state(), "done": done, "evaluations": evaluations}
         write_file(checkpoint_file, states)
         logged_at = time.time()

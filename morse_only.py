@@ -337,7 +337,7 @@ def read_hdf5(path, args):
         episode = np.cumsum(ends) - ends  # (length,), number of each row's episode
         keep = np.isin(episode, choose_episodes(len(np.unique(episode)) if has_next or ends.any() else 0, args))
         if not has_next:
-            keep &= terminals | ~np.append(ends[:-1], True)
+            keep &= terminals | ~np.append(ends[:-1], True)  # the file's last row ends, marked or not
         rows = np.flatnonzero(keep)
 
         def read(key, *shape):  # converted while read: no copy in the file's own precision
@@ -616,7 +616,7 @@ def make_agent(obs_dim, action_dim, args, device):
     agent = SimpleNamespace()
     kernel = args.kernel_scale_factor * action_dim, args.kernel, args.rq_shape
     agent.morse = MorseNetwork(obs_dim, action_dim, args.morse_hidden_dims, *kernel).to(device)
-    kind = {"fused": device.type in ("cpu", "cuda"), "capturable": device.type == "cuda"}  # in a CUDA graph
+    kind = {"fused": device.type in ("cpu", "cuda"), "capturable": device.type == "cuda"}  # by a CUDA graph
     agent.morse_optimizer = torch.optim.Adam(agent.morse.parameters(), args.morse_learning_rate, **kind)
     return agent
 
@@ -939,6 +939,8 @@ def main(args):
         if device.type == "cuda":
             torch.cuda.set_device(device)
     if args.env_id == "four-modes":
+        if args.dataset_fraction < 1:
+            raise UserError("--dataset-fraction is for other datasets; the size of four-modes is --num-samples")
         data, info = four_modes(args, device)
     else:
         data, info = load_dataset(SimpleNamespace(**vars(args), reward_shift=0, reward_scale=1), device)  # unused here
@@ -980,10 +982,10 @@ def main(args):
         results = study_dataset(morse, held_out, info, args, generator, figures)
         print(json.dumps(results, indent=1))
     writer.close()
-    write_file(run_dir / "results.json", json.dumps(record | {"morse": results}))
     if save:
         write_file(save, {"facts": describe_morse(morse, data, info, args), "morse": morse.state_dict()})
         print(f"the network is in {save}")
+    write_file(run_dir / "results.json", json.dumps(record | {"morse": results}))  # now the run counts as finished
     print(f"figures are in {run_dir}")
 
 

@@ -63,7 +63,7 @@ class Args:
     env_id: str = "pointmaze-umaze"
     """dataset: a D4RL name (antmaze-large-diverse, hopper-medium-v2, pen-human), a Minari id, or a D4RL-format .hdf5"""
     eval_env_id: str | None = None
-    """Gymnasium id to evaluate in, or none; unset: the dataset's; an .hdf5 has none and takes action bounds from it"""
+    """Gymnasium id to evaluate in, or none; unset: the dataset's; an .hdf5 names none, and has the bounds of this one"""
     exp_name: str = Path(__file__).stem
     """name of the experiment, part of the run's folder name"""
     seed: int = 1
@@ -91,7 +91,7 @@ class Args:
     resume: str | None = None
     """run folder to resume; all other arguments are taken from it, and cannot be changed"""
     evaluate: str | None = None
-    """run folder whose score to print anew; only seed, device, eval_episodes and num_eval_envs may be other ones"""
+    """run folder whose score to print anew; only seed, device, eval_episodes and num_eval_envs may differ"""
 
     # ---- data ----
     normalize_obs: bool | None = None
@@ -133,7 +133,7 @@ class Args:
 
     # ---- Morse network ----
     morse_checkpoint: str | None = None
-    """file of `morse_only.py --save`, whose Morse network, trained on all but its --held-out share, to use"""
+    """file of `morse_only.py --save` to take the Morse network from, trained on all but its --held-out share"""
     morse_steps: int | None = None
     """gradient steps of the Morse network's pre-training (ours)"""
     morse_batch_size: int = 256
@@ -402,7 +402,7 @@ def read_hdf5(path, args):
         episode = np.cumsum(ends) - ends  # (length,), number of each row's episode
         keep = np.isin(episode, choose_episodes(len(np.unique(episode)) if has_next or ends.any() else 0, args))
         if not has_next:
-            keep &= terminals | ~np.append(ends[:-1], True)
+            keep &= terminals | ~np.append(ends[:-1], True)  # the file's last row ends, marked or not
         rows = np.flatnonzero(keep)
 
         def read(key, *shape):  # converted while read: no copy in the file's own precision
@@ -741,8 +741,8 @@ def train_morse(agent, data, args, generator, start=0, after_step=lambda *_: Non
 def return_bounds(data, discount):
     """Smallest and largest discounted return that is possible with the data's rewards, two scalar tensors.
 
-    A return is a mean of r / (1 - gamma) at non-terminal steps t, with weights (1 - gamma) gamma^t, and of r at the
-    terminal step T, if any, with weight gamma^T."""
+    A return is a weighted mean, so between the extremes, of r / (1 - gamma) at non-terminal steps t, with weights
+    (1 - gamma) gamma^t, and of r at the terminal step T, if any, with weight gamma^T."""
     worth = torch.where(data["terminations"] > 0, data["rewards"], data["rewards"] / (1 - discount))  # (N,)
     return worth.aminmax()
 
@@ -775,7 +775,7 @@ def actor_loss(actor, critic, morse, batch, args):
         weight = torch.expm1((1 - certainty) / args.temperature)  # exp((1 - M) / mu) - 1, (batch,)
         metrics |= {"certainty/policy": certainty, "policy/weight": weight}
     else:
-        weight = args.constant_weight / action.shape[-1]  # of a sum over k dimensions: constant_weight of their mean
+        weight = args.constant_weight / action.shape[-1]  # error sums over k dimensions, TD3+BC's is their mean
     loss = (weight * error).mean()  # E_D[weight * ||pi(s) - a||^2]
     if args.q_weight > 0:
         q = critic(obs, pi, twins=1)[0]  # (batch,)
@@ -793,10 +793,10 @@ def make_agent(obs_dim, action_dim, args, device):
     agent.target_critic = copy.deepcopy(agent.critic).requires_grad_(False)
     kernel = args.kernel_scale_factor * action_dim, args.kernel, args.rq_shape
     agent.morse = MorseNetwork(obs_dim, action_dim, args.morse_hidden_dims, *kernel).to(device)
-    kind = {"fused": device.type in ("cpu", "cuda"), "capturable": device.type == "cuda"}  # in a CUDA graph
+    kind = {"fused": device.type in ("cpu", "cuda"), "capturable": device.type == "cuda"}  # by a CUDA graph
     rate = args.actor_learning_rate
     if args.anneal_actor_learning_rate and device.type == "cuda":
-        rate = torch.tensor(rate, device=device)  # a CUDA graph would freeze a number
+        rate = torch.tensor(rate, device=device)  # a CUDA graph would freeze a number, but reads a tensor
     agent.actor_optimizer = torch.optim.Adam(agent.actor.parameters(), rate, **kind)
     agent.critic_optimizer = torch.optim.Adam(agent.critic.parameters(), args.critic_learning_rate, **kind)
     agent.morse_optimizer = torch.optim.Adam(agent.morse.parameters(), args.morse_learning_rate, **kind)
@@ -1029,6 +1029,9 @@ def main(args):
             raise UserError(f"{', '.join(bad)} at {phase} step {step:,}; start a new run with a lower learning rate")
         rate = values[f"speed/{phase}_steps_per_second"] = (step - done[phase]) / (time.time() - logged_at)
         done[phase] = step
+        states = {name: part.state_dict() for name, part in vars(agent).items()}
+        if phase == "policy":
+            write_file(run_dir / "model.pt", {"actor": states["actor"], "info": info, "args": record["args"]})
         if is_eval and info["env_spec"]:
             result = {"step": step, "last": True} | score_policy(agent.actor, info, args)
             evaluations[:] = [entry | {"last": False} for entry in evaluations] + [result]
@@ -1041,9 +1044,6 @@ def main(args):
         print(f"{phase} {step:,} of {total:,}, {left}: {figures}", flush=True)
         for name, value in values.items():
             writer.add_scalar(name, value, step)
-        states = {name: part.state_dict() for name, part in vars(agent).items()}
-        if phase == "policy":
-            write_file(run_dir / "model.pt", {"actor": states["actor"], "info": info, "args": record["args"]})
         states |= {"generator": generator.get_state(), "done": done, "evaluations": evaluations}
         write_file(checkpoint_file, states)
         logged_at = time.time()

@@ -95,9 +95,10 @@ class Progress(BaseCallback):
 
 
 def save(model, folder):
-    """Write SAC and its replay buffer, each whole or not at all."""
-    for write_to, name in (model.save, "sac.zip"), (model.save_replay_buffer, "buffer.pkl"):
-        write_to(folder / f"part-{name}")
+    """Write SAC and its replay buffer, both or neither: a kill must not leave one beside an older other."""
+    model.save(folder / "part-sac.zip")
+    model.save_replay_buffer(folder / "part-buffer.pkl")
+    for name in "sac.zip", "buffer.pkl":
         (folder / f"part-{name}").replace(folder / name)
 
 

@@ -78,6 +78,8 @@ def main(runs: tyro.conf.Positional[tuple[str, ...]], states: int = 5000, seed: 
 
         agent = td3_bst.make_agent(obs.shape[1], turned.shape[-1], args, torch.device("cpu"))
         checkpoint = torch.load(files[1], map_location="cpu", weights_only=True)
+        if not checkpoint["done"]["policy"]:
+            sys.exit(f"error: {run} was stopped before its critic had a step; --resume it, or pass another run")
         with torch.no_grad():
             agent.critic.load_state_dict(checkpoint["critic"])
             agent.actor.load_state_dict(checkpoint["actor"])

@@ -72,6 +72,11 @@ GROUPS = {  # title: pattern of its dataset ids, pattern of their names in peers
         "**Recreated data:** not to be compared with published scores.",
     ),
     "Recreated AntMaze": ("td3-bst/antmaze", None, "**Recreated data:** not to be compared with published scores."),
+    "Recreated PointMaze v0": (
+        r"td3-bst/pointmaze-\w+-v0",
+        None,
+        "**Recreated data**, with too little noise (results.md): not to be compared with published scores.",
+    ),
     "Recreated PointMaze": ("td3-bst/pointmaze", None, "**Recreated data:** not to be compared with published scores."),
     "Adroit and kitchen": ("D4RL/(pen|door|hammer|relocate|kitchen)", None, "Minari's conversion of D4RL's data."),
     "Minari MuJoCo": ("mujoco/", None, "Minari's own data; returns, since it has no reference scores."),
@@ -186,7 +191,7 @@ def group_of(dataset):
 
 def short(dataset):
     """A dataset's name as the published tables have it."""
-    return re.sub(r"^D4RL/|-v\d+(\.hdf5)?$", "", dataset).replace("/", "-").replace("_", "-")
+    return re.sub(r"^D4RL/|-v\d+(\.hdf5|\.h5)?$", "", dataset).replace("/", "-").replace("_", "-")
 
 
 def has_ended(runs):
@@ -441,7 +446,7 @@ def tables(records, rows):
         texts[f"dataset size {title}"] = ablation(group, "dataset_fraction", "{:.0%} of the episodes")
         plain = {key: runs for key, runs in group.items() if re.fullmatch(PLAIN, key[1])}
         texts[f"defaults {title}"] = policies(plain, columns=6) if plain else ""
-        studies = [record for record in others if group_of(record["dataset_id"]) == title]
+        studies = [record for record in others if group_of(dataset_of(record)) == title]
         texts[f"certainty {title}"] = certainties(studies) if studies else ""
     return {name: text for name, text in texts.items() if text}
 

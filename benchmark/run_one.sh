@@ -25,7 +25,7 @@ now=$command
 for file in $(grep -lsF "\"command\": \"$command\"" "$runs"/*/args.json); do
     run=$(dirname "$file")
     steps=$(sed -n 's/.*"total_timesteps": \([0-9]*\).*/\1/p' "$file")  # none in morse_only.py's
-    if grep -qs "${steps:+\"step\": $steps, \"last\": true}" "$run/results.json"; then
+    if grep -qs "${steps:+\"step\": $steps, \"last\": true}" "$run/results.json" || grep -qsx "done: $run" "$log"; then
         echo "finished before: $command"
         exit
     elif [ -f "$run/checkpoint.pt" ]; then

@@ -70,12 +70,12 @@ ANTMAZE = {"bound_targets": True, "goal_scale": 4.0, "anneal_actor_learning_rate
 
 def test_scores_page(tmp_path, capsys):
     """Last scores and those of the last tenth, intervals, a column per method, published scores, empty cells."""
-    maze, hopper = "td3-bst/pointmaze-x-v0", "data/hopper_medium-v2.hdf5"
+    maze, hopper = "td3-bst/pointmaze-x-v1", "data/hopper_medium-v2.hdf5"
     for seed, (bst, bc) in enumerate([(90, 50), (70, 10)], 1):
         write_result(tmp_path, "a", seed, [0] * 18 + [95, bst], [1], MORSE + " --device cpu", maze, "c0ffee")
         write_result(tmp_path, "b", seed, [0] * 19 + [bc], [1], CLONING, maze, **CLONED)
         write_result(tmp_path, "c", seed, [33.3 + seed], [1], MORSE, f"/home/{seed}/{hopper}")
-    elsewhere = "td3-bst/pointmaze-z-v0"  # TD3-BST has no run there, so nothing there is in the aggregates
+    elsewhere = "td3-bst/pointmaze-z-v1"  # TD3-BST has no run there, so nothing there is in the aggregates
     write_result(tmp_path, "g", 1, [100], [1], CLONING, elsewhere, **CLONED)
     write_result(tmp_path, "h", 1, [100], [1], MORSE, elsewhere, q_weight=0.0)
     for fraction, end in (0.1, 10), (0.5, 50):
@@ -133,13 +133,13 @@ def test_what_has_not_ended_is_compared_with_nothing(tmp_path, capsys):
     """It is in the table of every row alone; another method's longer runs leave TD3-BST's datasets what they are."""
     for maze, end in ("x", 10), ("y", 90):
         write_result(tmp_path, maze, 1, [end], [1], MORSE, f"td3-bst/pointmaze-{maze}-v0", total_timesteps=50)
-    longer = "td3-bst/pointmaze-x-v0"
+    longer = "td3-bst/pointmaze-x-v1"
     write_result(tmp_path, "longer", 1, [0, 100], [1], CLONING, longer, total_timesteps=100, device="cuda", **CLONED)
-    write_result(tmp_path, "part", 1, [76.54], [1], CLONING, "td3-bst/pointmaze-y-v0", total_timesteps=100, **CLONED)
+    write_result(tmp_path, "part", 1, [76.54], [1], CLONING, "td3-bst/pointmaze-y-v1", total_timesteps=100, **CLONED)
     tables(capsys, tmp_path, out=str(tmp_path / "out"))
     page, _, every = (tmp_path / "out/scores.md").read_text().partition("## Every row")
     assert "| TD3-BST | 2 | 2 | 50.0 | 50.0 |" in page and "| behaviour cloning | 1 |" not in page
-    assert "| td3-bst/pointmaze-x-v0 | 100 | 100.0 |" in page and "76.5" not in page
+    assert "| td3-bst/pointmaze-x-v1 | 100 | 100.0 |" in page and "76.5" not in page
     assert "| behaviour cloning | 50 of 100 |  | 1 | 76.54 |" in every
     assert "| behaviour cloning | 100 | cuda | 1 | 100.00 |" in every
 
@@ -175,7 +175,7 @@ def test_flags_are_what_differs_from_todays_defaults(tmp_path, capsys):
         write_result(tmp_path, f"run{number}", 1, [5.0], [1], command, "td3-bst/antmaze-x-v0", **fields | change)
     old = {name: fields[name] for name in fields if name not in report.BEFORE}  # of before there were such fields
     write_result(tmp_path, "old", 1, [5.0], [1], command, "td3-bst/antmaze-x-v0", **old)
-    write_result(tmp_path, "iql", 1, [5.0], [1], MORSE, "td3-bst/pointmaze-x-v0", policy_extraction="bst")
+    write_result(tmp_path, "iql", 1, [5.0], [1], MORSE, "td3-bst/pointmaze-x-v1", policy_extraction="bst")
     out = tables(capsys, tmp_path)
     assert out.count("| TD3-BST") == 6 and "| IQL-BST | 50 |" in out
     for flags in [*changes, " `--goal-scale 1` `--bound-targets False` `--anneal-actor-learning-rate False`"]:
@@ -244,14 +244,14 @@ def test_statistics():
 
 def test_methods_are_compared_at_the_most_steps(tmp_path):
     for name, scores in ("a", [10.0]), ("b", [10.0, 90.0]):
-        write_result(tmp_path, name, 1, scores, [1], MORSE, "td3-bst/pointmaze-x-v0")
-    assert report.longest(report.rows_of(report.read(tmp_path))) == {"TD3-BST": {"td3-bst/pointmaze-x-v0": [90.0]}}
+        write_result(tmp_path, name, 1, scores, [1], MORSE, "td3-bst/pointmaze-x-v1")
+    assert report.longest(report.rows_of(report.read(tmp_path))) == {"TD3-BST": {"td3-bst/pointmaze-x-v1": [90.0]}}
 
 
 def test_figures_of_scores(tmp_path):
     """A curve is the mean, its band from the lowest seed to the highest; a profile the share above tau."""
     for seed, end in (1, 30), (2, 50), (3, 100):
-        write_result(tmp_path, "a", seed, [10.0 * seed, end], [1], MORSE, "td3-bst/pointmaze-x-v0")
+        write_result(tmp_path, "a", seed, [10.0 * seed, end], [1], MORSE, "td3-bst/pointmaze-x-v1")
     rows = report.rows_of(report.read(tmp_path))
     (axes,) = report.draw_curves(rows).axes
     assert axes.lines[0].get_xydata().tolist() == [[50, 20], [100, 60]]

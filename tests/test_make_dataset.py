@@ -369,7 +369,12 @@ def test_ranks_are_of_the_runs_critic(antmaze, tmp_path, monkeypatch, capsys):
     args = td3_bst.resolve(td3_bst.Args(env_id=DATASET))
     agent = td3_bst.make_agent(31, 8, args, torch.device("cpu"))
     (tmp_path / "args.json").write_text(json.dumps({"dataset_id": DATASET, "args": vars(args)}))
-    torch.save({name: getattr(agent, name).state_dict() for name in ("critic", "actor", "morse")}, tmp_path / "checkpoint.pt")
+    states = {name: getattr(agent, name).state_dict() for name in ("critic", "actor", "morse")}
+    for done in 0, 10:  # a run that was stopped in Morse training has no critic yet
+        torch.save(states | {"done": {"morse": 9, "policy": done}}, tmp_path / "checkpoint.pt")
+        if not done:
+            with pytest.raises(SystemExit, match="was stopped before its critic had a step"):
+                rank_actions.main((str(tmp_path),), states=200)
     values, seen = iter(range(10, 0, -1)), []
 
     def forward(critic, obs, action, twins):

@@ -190,7 +190,8 @@ def test_stop_while_a_checkpoint_is_written(run, pointmaze, tmp_path, monkeypatc
     assert same(run, stopped)
 
 
-def test_stop_while_results_are_written(pointmaze, tmp_path, monkeypatch):
+def test_stop_while_results_are_written(run, pointmaze, tmp_path, monkeypatch):
+    """They stay whole, and the policy that they are of is there before them, as they make a run count as finished."""
     original, calls = Path.write_text, []
 
     def stop(path, text):
@@ -202,6 +203,8 @@ def test_stop_while_results_are_written(pointmaze, tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "write_text", stop)
     stopped = train_until_stopped(pointmaze, tmp_path, monkeypatch)
     assert [e["step"] for e in json.loads((stopped / "results.json").read_text())["evaluations"]] == [30]
+    saved, whole = (torch.load(folder / "model.pt", weights_only=True)["actor"] for folder in (stopped, run))
+    assert all(torch.equal(saved[name], whole[name]) for name in whole)
 
 
 def test_steps_per_second(pointmaze, tmp_path, monkeypatch):

@@ -182,6 +182,13 @@ def test_a_finished_run_is_known_wherever_it_is(project, flag):
     assert "finished before" in subprocess.run(command, capture_output=True, text=True).stdout
 
 
+def test_a_finished_run_without_evaluations_is_known(project, pointmaze):
+    command = f"python td3_bst.py --env-id {pointmaze} --eval-env-id none {TINY} --total-timesteps 40"
+    command = ["bash", project / "benchmark/run_one.sh", command]
+    outs = [subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PATH": PATH}).stdout for _ in "12"]
+    assert "finished before" not in outs[0] and outs[1].startswith("finished before") and not results(project)
+
+
 BAD = [({"FILTER": "nothing"}, "no command matches"), ({"WORKERS": "0"}, "WORKERS must"), ({"FLAGS": "--a 'b'"}, "plain words")]
 
 
