@@ -146,7 +146,7 @@ class Args:
     num_uniform: int = 1
     """uniform actions per state in the second term of the Morse loss (ours)"""
     uniform_weight: float | None = None
-    """weight of the Morse loss's second term; 1 is the paper's, AntMaze's 30 ours; the larger, the less is trusted"""
+    """weight of the Morse loss's second term; 1 is the paper's, 30 in mazes ours; the larger, the less is trusted"""
     kernel: Literal["rbf", "rq"] = "rbf"
     """M at distance d: rbf exp(-lambda^2 d^2 / 2), the paper's, or rq (1 + lambda^2 d^2 / (2 r))^-r, heavier-tailed"""
     rq_shape: float = 1.0
@@ -175,8 +175,8 @@ class Args:
 
 # Values for fields left unset, from the first row whose pattern is found in the dataset's name. From IQL: the discount
 # and, except in pointmaze and other, expectile, inverse_temperature and the scale of rewards; from TD3-BST: a
-# uniform_weight of 1; the rest is ours. AntMaze's Morse settings, normalize_obs and goal_scale are td3_bst.py's, not
-# tuned with IQL's rewards.
+# uniform_weight of 1; the rest is ours. Mazes' Morse settings, normalize_obs and goal_scale are td3_bst.py's, not tuned
+# with IQL's rewards.
 DEFAULTS = dict(
     normalize_obs=True, goal_scale=1.0, discount=0.99, reward_shift=0.0, normalize_returns=False, expectile=0.7,
     inverse_temperature=3.0, morse_steps=20_000, morse_learning_rate=1e-3, uniform_weight=1.0, temperature=0.5,
@@ -188,7 +188,8 @@ DOMAINS = {
         morse_steps=30_000, morse_learning_rate=5e-4, uniform_weight=30.0, eval_episodes=100,
     )),
     "pointmaze": ("pointmaze", DEFAULTS | dict(
-        reward_shift=-1.0, expectile=0.9, inverse_temperature=1.0, eval_episodes=100
+        reward_shift=-1.0, expectile=0.9, inverse_temperature=1.0, uniform_weight=30.0, temperature=1.0,
+        eval_episodes=100,
     )),
     "adroit": ("(?<![a-z])(pen|door|hammer|relocate)(?![a-z])", DEFAULTS | dict(inverse_temperature=0.5)),
     "kitchen": ("kitchen", DEFAULTS | dict(inverse_temperature=0.5)),

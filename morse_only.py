@@ -87,7 +87,7 @@ class Args:
     num_uniform: int = 1
     """uniform actions per state in the second term of the Morse loss (ours)"""
     uniform_weight: float | None = None
-    """weight of the Morse loss's second term; 1 is the paper's, AntMaze's 30 ours; the larger, the less is trusted"""
+    """weight of the Morse loss's second term; 1 is the paper's, 30 in mazes ours; the larger, the less is trusted"""
     kernel: Literal["rbf", "rq"] = "rbf"
     """M at distance d: rbf exp(-lambda^2 d^2 / 2), the paper's, or rq (1 + lambda^2 d^2 / (2 r))^-r, heavier-tailed"""
     rq_shape: float = 1.0
@@ -139,6 +139,7 @@ DOMAINS = {
     "antmaze": ("ant_?maze", DEFAULTS | dict(
         normalize_obs=False, goal_scale=4.0, morse_steps=30_000, morse_learning_rate=5e-4, uniform_weight=30.0
     )),
+    "pointmaze": ("pointmaze", DEFAULTS | dict(uniform_weight=30.0)),
     "other": ("", DEFAULTS),
 }
 LIMITS = {  # lowest and highest value; for the rest 1 (integers) or 1e-12 (floats) to 1e12

@@ -145,7 +145,7 @@ class Args:
     num_uniform: int = 1
     """uniform actions per state in the second term of the Morse loss (ours)"""
     uniform_weight: float | None = None
-    """weight of the Morse loss's second term; 1 is the paper's, AntMaze's 30 ours; the larger, the less is trusted"""
+    """weight of the Morse loss's second term; 1 is the paper's, 30 in mazes ours; the larger, the less is trusted"""
     kernel: Literal["rbf", "rq"] = "rbf"
     """M at distance d: rbf exp(-lambda^2 d^2 / 2), the paper's, or rq (1 + lambda^2 d^2 / (2 r))^-r, heavier-tailed"""
     rq_shape: float = 1.0
@@ -179,7 +179,9 @@ DOMAINS = {
         actor_hidden_dims=(256, 256, 256), actor_learning_rate=1e-3, anneal_actor_learning_rate=True,
         morse_steps=30_000, morse_learning_rate=5e-4, uniform_weight=30.0, temperature=1.0, eval_episodes=100,
     )),
-    "pointmaze": ("pointmaze", DEFAULTS | dict(reward_shift=-1.0, anneal_actor_learning_rate=True, eval_episodes=100)),
+    "pointmaze": ("pointmaze", DEFAULTS | dict(
+        reward_shift=-1.0, anneal_actor_learning_rate=True, uniform_weight=30.0, temperature=1.0, eval_episodes=100,
+    )),
     "adroit": ("(?<![a-z])(pen|door|hammer|relocate)(?![a-z])", DEFAULTS),
     "locomotion": ("halfcheetah|hopper|walker2d|mujoco", DEFAULTS),
     "other": ("", DEFAULTS),
