@@ -64,7 +64,7 @@ class Args:
     env_id: str = "pointmaze-umaze"
     """dataset: a D4RL name (antmaze-large-diverse, hopper-medium-v2, pen-human), a Minari id, or a D4RL-format .hdf5"""
     eval_env_id: str | None = None
-    """Gymnasium id to evaluate in, or none; unset: the dataset's; an .hdf5 names none, and has the bounds of this one"""
+    """Gymnasium id to evaluate in, or none; unset: the dataset's; an .hdf5 names none, and has this one's bounds"""
     exp_name: str = Path(__file__).stem
     """name of the experiment, part of the run's folder name"""
     seed: int = 1
