@@ -95,7 +95,7 @@ class Progress(BaseCallback):
 
 
 def save(model, folder):
-    """Write SAC and its replay buffer, both or neither: a kill must not leave one beside an older other."""
+    """Write SAC and its replay buffer, then put both in place: a kill must not leave one beside an older other."""
     model.save(folder / "part-sac.zip")
     model.save_replay_buffer(folder / "part-buffer.pkl")
     for name in "sac.zip", "buffer.pkl":

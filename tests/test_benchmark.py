@@ -20,7 +20,7 @@ MORSE = "python td3_bst.py --env-id td3-bst/x-v0 --seed {} --total-timesteps 100
 
 
 def write_result(folder, name, seed, scores, lengths, command, dataset="td3-bst/x-v0", commit="", **args):
-    defaults = {"weighting": "morse", "q_weight": 1.0, "temperature": 0.5}
+    defaults = {"weighting": "morse", "q_weight": 1.0, "temperature": 1.0 if "pointmaze" in dataset else 0.5}
     defaults |= {"kernel_scale_factor": 0.5, "dataset_fraction": 1.0}
     if "pointmaze" in dataset and "policy_extraction" not in args:
         defaults["anneal_actor_learning_rate"] = True  # the default there, else every row would have its flag
@@ -75,6 +75,7 @@ def test_scores_page(tmp_path, capsys):
         write_result(tmp_path, "a", seed, [0] * 18 + [95, bst], [1], MORSE + " --device cpu", maze, "c0ffee")
         write_result(tmp_path, "b", seed, [0] * 19 + [bc], [1], CLONING, maze, **CLONED)
         write_result(tmp_path, "c", seed, [33.3 + seed], [1], MORSE, f"/home/{seed}/{hopper}")
+    assert report.short("hopper_medium-v2.h5") == report.short("hopper_medium-v2.hdf5") == "hopper-medium"
     elsewhere = "td3-bst/pointmaze-z-v1"  # TD3-BST has no run there, so nothing there is in the aggregates
     write_result(tmp_path, "g", 1, [100], [1], CLONING, elsewhere, **CLONED)
     write_result(tmp_path, "h", 1, [100], [1], MORSE, elsewhere, q_weight=0.0)

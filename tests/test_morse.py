@@ -335,6 +335,7 @@ def test_bad_input(tmp_path, pointmaze):
         (["--temperature"], "--temperature is empty"),
         (["--env-id", pointmaze, "--action-dims", "1", "1"], "--action-dims must be two that differ"),
         (["--mode-offset", "1.5"], "--mode-offset must be from"),
+        (["--dataset-fraction", "0.1"], "--dataset-fraction is for other datasets"),
         (["--env-id", "pen-humans"], "near matches: pen-human"),
         (["--env-id", pointmaze, "--action-dims", "0", "2"], "--action-dims must be two that differ, below 2"),
         (["--temperature", "0.5", "0.001"], "--temperature must be from 0.0333"),
