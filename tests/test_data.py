@@ -442,7 +442,7 @@ def test_a_remote_without_the_dataset_names_the_command_that_helps(remote):
         load("antmaze-umaze-v2")  # D4RL's name, to be asked for without the version
     with pytest.raises(UserError, match="'td3-bst/pointmaze-umaze-one-goal-v0'; near matches: [^;]*$"):
         load("td3-bst/pointmaze-umaze-one-goal-v0")  # make_dataset.py makes one goal for AntMaze only
-    advice = "recreate it: .*make_locomotion.py hopper`, then --env-id td3-bst/hopper-medium-replay-v0$"
+    advice = "recreate it: .*make_locomotion.py hopper`, then --env-id td3-bst/hopper-medium-replay$"
     with pytest.raises(UserError, match=advice):
         load("td3-bst/hopper-medium-replay-v0")
     with pytest.raises(UserError, match="hopper-expert-v2[^;]*$"):  # not made by it

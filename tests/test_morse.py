@@ -166,15 +166,21 @@ def test_four_modes_from_a_copy_of_the_file_alone(tmp_path):
     assert all(map(not_blank, run.glob("*.png"))) and list(run.glob("events*"))
 
 
-SAVED = {"morse_steps": 500, "morse_hidden_dims": (32,), "morse_batch_size": 256}  # arguments of the network below
+SAVED = {  # arguments of the network below
+    "morse_steps": 500,
+    "morse_hidden_dims": (32,),
+    "morse_batch_size": 256,
+    "uniform_weight": 1.0,
+}
 
 
 @pytest.fixture(scope="module")
 def saved(pointmaze, tmp_path_factory):
     """A short study of a maze, and the network that it saved."""
     folder = tmp_path_factory.mktemp("morse")
-    words = ["--morse-steps", "500", "--morse-hidden-dims", "32", "--landscape-states", "5", "7", "--save", str(folder / "morse.pt")]
-    run_script("morse_only.py", "--env-id", pointmaze, *words, "--runs-dir", str(folder))
+    words = ["--morse-steps", "500", "--morse-hidden-dims", "32", "--uniform-weight", "1", "--landscape-states", "5", "7"]
+    words += ["--save", str(folder / "morse.pt"), "--runs-dir", str(folder)]
+    run_script("morse_only.py", "--env-id", pointmaze, *words)
     return next(folder.glob("*__morse_only__*")), folder / "morse.pt"
 
 

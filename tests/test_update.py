@@ -184,7 +184,8 @@ def test_behaviour_cloning_trains_no_critic():
 
 def test_morse_training_separates_data_from_uniform_actions():
     """On actions within 0.05 of one point in 2-d, certainty becomes high there and low elsewhere."""
-    args = resolve(Args(morse_steps=400, morse_hidden_dims=(64, 64), morse_batch_size=128, kernel_scale_factor=1.0))
+    small = {"morse_steps": 400, "morse_hidden_dims": (64, 64), "morse_batch_size": 128}
+    args = resolve(Args(**small, kernel_scale_factor=1.0, uniform_weight=1.0))
     torch.manual_seed(0)
     data = {"observations": torch.randn(1000, 2), "actions": 0.5 + 0.05 * torch.randn(1000, 2), "rewards": torch.zeros(1000)}
     agent, steps = make_agent(2, 2, args, torch.device("cpu")), []
