@@ -58,6 +58,9 @@ def main(runs: tyro.conf.Positional[tuple[str, ...]], states: int = 5000, seed: 
         stored = report.BEFORE | record["args"]
         if not stored["q_weight"] and "policy_extraction" not in stored:
             sys.exit(f"error: {run} is cloning, which trains no critic to rank actions with; pass another run")
+        checkpoint = torch.load(files[1], map_location="cpu", weights_only=True)
+        if not checkpoint["done"]["policy"]:
+            sys.exit(f"error: {run} was stopped before its critic had a step; --resume it, or pass another run")
         has_morse = stored["weighting"] == "morse" and stored.get("policy_extraction") != "awr"
         known = set(vars(td3_bst.Args())) & set(stored)
         args = td3_bst.resolve(td3_bst.Args(**{name: stored[name] for name in known}))
@@ -77,9 +80,6 @@ def main(runs: tyro.conf.Positional[tuple[str, ...]], states: int = 5000, seed: 
         choices["uniform"] = torch.rand(turned[0].shape, generator=generator) * 2 - 1
 
         agent = td3_bst.make_agent(obs.shape[1], turned.shape[-1], args, torch.device("cpu"))
-        checkpoint = torch.load(files[1], map_location="cpu", weights_only=True)
-        if not checkpoint["done"]["policy"]:
-            sys.exit(f"error: {run} was stopped before its critic had a step; --resume it, or pass another run")
         with torch.no_grad():
             agent.critic.load_state_dict(checkpoint["critic"])
             agent.actor.load_state_dict(checkpoint["actor"])

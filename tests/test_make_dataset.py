@@ -204,32 +204,30 @@ def test_the_walking_policy():
         assert action == pytest.approx(gain * np.tanh(hidden @ w["w2"] + w["b2"]), abs=1e-12)
 
 
-def test_actions_are_the_controllers_with_noise():
-    """The actions without noise, where the waypoint is the goal itself: what is left has the deviation asked for."""
-    args = make_dataset.resolve(make_dataset.Args("antmaze-umaze", steps=400))
-    controller, left = make_dataset.make_controller(args), []
+def clean_and_stored(maze, steps):
+    """Actions without noise, where the waypoint is the goal itself, and as they are stored: two arrays (n, k)."""
+    args = make_dataset.resolve(make_dataset.Args(maze, steps=steps))
+    controller, pairs = make_dataset.make_controller(args), []
     args.waypoint_radius = 1e9  # each step drops a waypoint
-    for episode in make_dataset.collect(args, 400, 0):
+    for episode in make_dataset.collect(args, steps, 0):
         for t in range(10, len(episode)):
             obs = {key: values[t] for key, values in episode.observations.items()}
-            clean = controller(obs, obs["desired_goal"] - obs["achieved_goal"])
-            inner = np.abs(episode.actions[t]) < 1
-            left += (episode.actions[t] - clean)[inner & (np.abs(clean) < 0.3)].tolist()
+            pairs.append((controller(obs, obs["desired_goal"] - obs["achieved_goal"]), episode.actions[t]))
+    return map(np.array, zip(*pairs))
+
+
+def test_actions_are_the_controllers_with_noise():
+    """Without the controller's own actions, what is left has the deviation asked for."""
+    clean, stored = clean_and_stored("antmaze-umaze", 400)
+    left = (stored - clean)[(np.abs(stored) < 1) & (np.abs(clean) < 0.3)]
     assert len(left) > 100 and np.std(left) == pytest.approx(0.2, rel=0.15) and abs(np.mean(left)) < 0.05
 
 
 def test_noise_moves_actions_at_the_bound_too():
     """PointMaze's controller keeps to [-1, 1] before the noise: half of its full forces are stored as smaller ones."""
-    args = make_dataset.resolve(make_dataset.Args("pointmaze-umaze", steps=2000))
-    controller, full = make_dataset.make_controller(args), []
-    args.waypoint_radius = 1e9  # each step drops a waypoint
-    for episode in make_dataset.collect(args, 2000, 0):
-        for t in range(10, len(episode)):
-            obs = {key: values[t] for key, values in episode.observations.items()}
-            clean = controller(obs, obs["desired_goal"] - obs["achieved_goal"])
-            assert np.abs(clean).max() <= 1
-            full += (clean * episode.actions[t])[np.abs(clean) == 1].tolist()
-    full = np.array(full)
+    clean, stored = clean_and_stored("pointmaze-umaze", 2000)
+    assert np.abs(clean).max() <= 1
+    full = (clean * stored)[np.abs(clean) == 1]
     assert len(full) > 500 and np.mean(full == 1) == pytest.approx(0.5, abs=0.05)
     assert np.mean(1 - full[full < 1]) == pytest.approx(0.5 * np.sqrt(2 / np.pi), rel=0.1)
 
