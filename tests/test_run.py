@@ -327,8 +327,10 @@ def test_resume_refuses_another_dataset(run, tmp_path, name, value):
     record = json.loads((old / "args.json").read_text())
     (old / "args.json").write_text(json.dumps(record | {name: value}))
     had, here = ({name: x} for x in (value, record[name]))
+    files = sorted(old.iterdir())
     with pytest.raises(UserError, match=re.escape(f"was on data with {had}, here {here}; start a new run")):
         main(parse_args(["--resume", str(old)]))
+    assert sorted(old.iterdir()) == files  # no events of a run that was not
 
 
 def test_evaluate_does_not_blame_the_policy_for_the_environment(run, monkeypatch):
