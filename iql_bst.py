@@ -308,8 +308,11 @@ QUALITIES = ("random", "medium", "expert", "medium-replay", "medium-expert", "fu
 LOCOMOTION = {f"{robot}-{quality}-v2": row for robot, row in ROBOTS.items() for quality in QUALITIES}
 D4RL_URL = "http://rail.eecs.berkeley.edu/datasets/offline_rl/gym_mujoco_v2"
 GOAL_RADIUS = 0.45  # metres at which Gymnasium-Robotics' mazes count the goal as reached
-D4RL_TASKS = {  # time limit, arguments, returns that score 0 and 100: D4RL's, where Minari's datasets have others
+D4RL_TASKS = {  # time limit, arguments, returns that score 0 and 100: D4RL's, whatever the dataset's are
     "D4RL/pen": (100, {}, (96.262799, 3076.833102)),
+    "D4RL/door": (200, {}, (-56.512833, 2880.569309)),
+    "D4RL/hammer": (200, {}, (-274.856578, 12794.134825)),
+    "D4RL/relocate": (200, {}, (-6.425911, 4233.877798)),
     "D4RL/kitchen": (280, {"remove_task_when_completed": True, "terminate_on_tasks_completed": True}, (0.0, 4.0)),
 }
 PALM_TO_OBJECT = {  # observations (n, obs_dim) to vectors (n, 3) from palm to object, in metres
@@ -355,7 +358,8 @@ def locate_minari(env_id):
     names = sorted({*SHORT_NAMES, *LOCOMOTION, *local} - {env_id})
     near = ", ".join(difflib.get_close_matches(env_id, names, n=3, cutoff=0.5))
     if "/" in name:
-        advice = f"download it elsewhere (`minari download {name}`) and copy its folder below {root}"
+        numbered = name if re.search(r"-v\d+$", name) else f"{name}-v0"  # Minari's command needs a version
+        advice = f"download it, or a later version, elsewhere (`minari download {numbered}`) and copy it below {root}"
         advice = recreate or advice + (f"; near matches: {near}" if near else "")
         print(f"{name} is not in {root}: asking Minari's remote ...", flush=True)
         with explain(f"{name} is not in {root} and cannot be downloaded", advice):
@@ -417,6 +421,8 @@ def read_hdf5(path, args):
         rows = np.flatnonzero(keep)
 
         def read(key, *shape):  # converted while read: no copy in the file's own precision
+            if len(file[key]) != len(ends):
+                raise UserError(f"{path} has {len(file[key])} rows of {key}, but {len(ends)} of terminals; repair it")
             return file[key].astype(np.float32)[:].reshape(len(ends), *shape)
 
         obs = read("observations", -1)
@@ -475,19 +481,23 @@ def read_minari(dataset, args):
     # In parts that each open and close the file: HDF5 frees what it has read only on closing.
     parts = np.array_split(dataset.episode_indices[chosen], len(chosen) // 50 + 1)
     episodes = (e for part in parts for e in dataset.iterate_episodes(part))
-    used = 0  # rows filled so far
+    used = recorded = 0  # rows filled so far, and transitions read
     for count, episode in enumerate(episodes, 1):
         obs, actions = flatten(obs_space, episode.observations), flatten(action_space, episode.actions)
         keep, terminations = np.ones(len(actions), bool), episode.terminations
         if ends_at_success:
             keep, terminations = maze_episode(episode.observations, terminations)
         rewards = mend_rewards(episode.rewards, obs[1:], dataset.env_spec)
+        recorded += len(actions)
         end = used + np.count_nonzero(keep)
         for key, values in zip(DATA_KEYS, (obs[:-1], actions, rewards, obs[1:], terminations)):
             data[key][used:end] = values[keep]
         used = end
         if count % 500 == 0 or count == len(chosen):
             print(f"\rread {count:,} of {len(chosen):,} episodes", end="\n" if count == len(chosen) else "", flush=True)
+    if args.dataset_fraction == 1 and recorded != dataset.total_steps:  # Minari's Arrow loses long episodes' rest
+        wrong = f"{args.env_id} has {dataset.total_steps:,} transitions, of which only {recorded:,} can be read"
+        raise UserError(f"{wrong}; record it in the HDF5 format")
     return {key: values[:used] for key, values in data.items()}
 
 
@@ -495,9 +505,9 @@ def evaluation_env(env_id, dataset=None, task=None):
     """Environment to evaluate in: `env_id`, else the Minari dataset's, else None, as for "none". Raises UserError.
 
     In a maze, episodes end at the first success or the registered time limit, and the walls are the data's: Minari's
-    AntMaze umaze evaluates on the data's map turned by half (Minari issue 304), which is turned back. `task`, a
-    row of D4RL_TASKS, makes pen and kitchen D4RL's: Minari gives pen twice the time (issue 303), and rewards a finished
-    task at every later step."""
+    AntMaze umaze evaluates on the data's map turned by half (Minari issue 304), which is turned back. `task`, a row of
+    D4RL_TASKS, makes Adroit and kitchen D4RL's: Minari gives pen twice the time (issue 303), and rewards a finished
+    kitchen task at every later step."""
     metadata = dataset.storage.metadata if dataset else {}
     if env_id == "none" or not (env_id or metadata.get("eval_env_spec") or metadata.get("env_spec")):
         return None
@@ -548,9 +558,9 @@ def check(dataset_id, arrays, obs_space, action_space, env):
     ):
         raise UserError(f"{env.spec.id} takes actions {env.action_space}, the data {action_space}; {advice}")
     lowest, highest = arrays["actions"].min(0), arrays["actions"].max(0)  # (k,)
-    excess = max((action_space.low - lowest).max(), (highest - action_space.high).max())
-    if excess > 1e-4:  # more than rounding
-        wrong = f"{dataset_id} has actions up to {excess:.3g} outside {action_space}"
+    excess = np.maximum(action_space.low - lowest, highest - action_space.high)  # (k,)
+    if (excess > 1e-4 * (action_space.high - action_space.low)).any():  # more than rounding
+        wrong = f"{dataset_id} has actions up to {excess.max():.3g} outside {action_space}"
         raise UserError(f"{wrong}; scale or clip them or, for an .hdf5, which does not say its bounds, {advice}")
 
 
@@ -1011,6 +1021,8 @@ def main(args):
                 raise UserError(f"{args.evaluate} has no environment to evaluate in; start a run with --eval-env-id")
             actor = Actor(len(info["obs_mean"]), len(info["action_low"]), args.actor_hidden_dims).to(device)
             actor.load_state_dict(model["actor"])
+        with explain("cannot make the evaluation environment", "install the package that it is from"):
+            gym.make(gym.envs.registration.EnvSpec.from_json(info["env_spec"])).close()
         result = score_policy(actor, info, args)
         print(f"score {result['score']}, return {result['return_mean']}")
         return

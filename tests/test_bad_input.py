@@ -169,6 +169,24 @@ def test_action_spaces():
             load(make_minari(f"bad/outside-v{version}", [one | {"actions": np.full((3, 2), value)}], box(2), ACTIONS))
     rounded = one | {"actions": np.full((3, 2), 1 + 1e-6)}
     assert (load(make_minari("bad/rounded-v0", [rounded], box(2), ACTIONS))[0]["actions"] == 1).all()
+    small = gym.spaces.Box(-1e-3, 1e-3, (2,))  # what counts as rounding depends on the bounds
+    with pytest.raises(UserError, match="actions up to 9e-05 outside"):
+        load(make_minari("bad/small-v0", [one | {"actions": np.full((3, 2), 1.09e-3)}], box(2), small))
+
+
+def test_a_file_with_rows_missing_is_refused(tmp_path):
+    path = write_hdf5(tmp_path / "a.hdf5", 8, timeouts=np.arange(8) == 7, observations=np.zeros((16, 2)))
+    with pytest.raises(UserError, match="16 rows of observations, but 8 of terminals"):
+        load(path)
+
+
+def test_a_dataset_that_is_read_in_part_is_refused():
+    """Minari loses what follows the first 32,768 steps of an episode that it stored in Arrow's format."""
+    name = make_minari("bad/short-v0", [episode(0, 3), episode(10, 4)], box(2), ACTIONS)
+    file = minari.storage.get_dataset_path(name) / "data" / "metadata.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"total_steps": 9}))
+    with pytest.raises(UserError, match="has 9 transitions, of which only 7 can be read"):
+        load(name)
 
 
 def test_observation_spaces():

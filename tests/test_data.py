@@ -429,8 +429,9 @@ def test_unreachable_remote_names_the_command_that_helps(remote):
     Remote.fail = "list"
     with pytest.raises(UserError, match="ConnectionError.*benchmark/make_dataset.py pointmaze-umaze"):
         load("pointmaze-umaze")
-    with pytest.raises(UserError, match="minari download D4RL/pointmaze/open"):
-        load("pointmaze-open")
+    for env_id, numbered in ("pointmaze-open", "pointmaze/open-v0"), ("D4RL/pen/human-v2", "pen/human-v2"):
+        with pytest.raises(UserError, match=f"`minari download D4RL/{numbered}`"):  # it needs a version
+            load(env_id)
 
 
 def test_a_remote_without_the_dataset_names_the_command_that_helps(remote):
@@ -543,6 +544,18 @@ def test_pen_is_evaluated_for_d4rls_100_steps():
     for own, steps in ("AdroitHandPen-v1", 100), ("PenForTwoSteps-v0", 2):  # the data's own, by name, and another
         _, info = load("D4RL/pen/ours-v0", eval_env_id=own)
         assert json.loads(info["env_spec"])["max_episode_steps"] == steps
+
+
+@pytest.mark.parametrize(
+    "task, zero, full",
+    [("door", -56.512833, 2880.569309), ("hammer", -274.856578, 12794.134825), ("relocate", -6.425911, 4233.877798)],
+)
+def test_the_other_adroit_tasks_have_d4rls_200_steps_and_scores(task, zero, full):
+    """Some of Minari's scripts record door for 300 steps and relocate for 530, and name no reference scores."""
+    collect(f"D4RL/{task}/ours-v0", gym.make(f"AdroitHand{task.title()}-v1", max_episode_steps=530), 3)
+    _, info = load(f"D4RL/{task}/ours-v0")
+    assert json.loads(info["env_spec"])["max_episode_steps"] == 200
+    np.testing.assert_allclose(info["ref_scores"], (zero, full))
 
 
 def test_an_environment_without_a_time_limit_is_told_of(capsys):

@@ -342,6 +342,15 @@ def test_evaluate_does_not_blame_the_policy_for_the_environment(run, monkeypatch
         main(parse_args(["--evaluate", str(run)]))
 
 
+def test_evaluate_says_so_if_the_environment_cannot_be_made(run, tmp_path):
+    old = shutil.copytree(run, tmp_path / "old")
+    model = torch.load(old / "model.pt", weights_only=True)
+    model["info"]["env_spec"] = json.dumps(json.loads(model["info"]["env_spec"]) | {"entry_point": "gone.away:Env"})
+    torch.save(model, old / "model.pt")
+    with pytest.raises(UserError, match="cannot make the evaluation environment .*'gone'.*; install the package"):
+        main(parse_args(["--evaluate", str(old)]))
+
+
 def test_resume_refuses_a_run_of_an_older_version(run, tmp_path):
     """Its record lacks an argument, whose default need not be what the run did. Its policy can be evaluated."""
     old = shutil.copytree(run, tmp_path / "old")
