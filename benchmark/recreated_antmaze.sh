@@ -19,6 +19,7 @@ python td3_bst.py --env-id td3-bst/antmaze-medium-play-one-goal-v0 --total-times
 python iql_bst.py --env-id td3-bst/antmaze-medium-play-one-goal-v0 --total-timesteps 200000 --policy-extraction awr --inverse-temperature 1 --discount 0.998
 python td3_bst.py --env-id td3-bst/antmaze-medium-diverse-v0 --total-timesteps 300000 --eval-freq 100000
 python td3_bst.py --env-id td3-bst/antmaze-medium-diverse-v0 --total-timesteps 300000 --eval-freq 100000 --weighting constant --constant-weight 2
+python td3_bst.py --env-id td3-bst/antmaze-medium-diverse-v0 --total-timesteps 300000 --eval-freq 100000 --weighting constant
 python td3_bst.py --env-id td3-bst/antmaze-medium-diverse-v0 --total-timesteps 300000 --eval-freq 100000 --weighting constant --q-weight 0
 python iql_bst.py --env-id td3-bst/antmaze-medium-diverse-v0 --total-timesteps 300000 --eval-freq 100000
 python iql_bst.py --env-id td3-bst/antmaze-medium-diverse-v0 --total-timesteps 300000 --eval-freq 100000 --policy-extraction awr
