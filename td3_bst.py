@@ -349,8 +349,8 @@ def locate_minari(env_id):
     names = sorted({*SHORT_NAMES, *LOCOMOTION, *local} - {env_id})
     near = ", ".join(difflib.get_close_matches(env_id, names, n=3, cutoff=0.5))
     if "/" in name:
-        numbered = name if re.search(r"-v\d+$", name) else f"{name}-v0"  # Minari's command needs a version
-        advice = f"download it, or a later version, elsewhere (`minari download {numbered}`) and copy it below {root}"
+        numbered = name if re.search(r"-v\d+$", name) else f"{name}-vN"  # Minari's command needs a version
+        advice = f"download it elsewhere (`minari download {numbered}`) and copy its folder below {root}"
         advice = recreate or advice + (f"; near matches: {near}" if near else "")
         print(f"{name} is not in {root}: asking Minari's remote ...", flush=True)
         with explain(f"{name} is not in {root} and cannot be downloaded", advice):

@@ -5,26 +5,30 @@
     python td3_bst.py --env-id td3-bst/antmaze-medium-diverse-v0
     python benchmark/make_dataset.py antmaze-medium-diverse --one-goal    # like D4RL's own: one task
 
-As D4RL (Fu et al. 2020, arXiv 2004.07219) and Minari made theirs: a waypoint planner on the maze's grid drives a point
-by a PD controller or an ant by a trained policy (benchmark/ant.npz; benchmark/train_ant.py has its recipe), with noise on
-every action. An episode ends with the success step, at the time limit or where the recording ends, each stored as a
-truncation.
+Much as D4RL (Fu et al. 2020, arXiv 2004.07219) and Minari made theirs: a waypoint planner on the maze's grid drives a
+point by a PD controller or an ant by a trained policy (benchmark/ant.npz; benchmark/train_ant.py has its recipe), with
+noise on every action. An episode ends with the success step, at the time limit or where the recording ends, each stored
+as a truncation; in D4RL's and Minari's AntMaze it goes on to its limit, so this data has less of an ant at its goal.
 
 PointMaze: after a success the next episode starts from the state that the last one ended in, towards a new random goal,
 and its first observation still shows the old one. AntMaze: every episode starts anew, umaze from D4RL's start to D4RL's
 goal, play from a chosen cell to another (those that Gymnasium-Robotics chose, and the evaluation's), diverse from any
-cell to any.
+cell to any. In Minari it is the other way round: its play has any cells, its diverse chosen ones.
 
 Minari's AntMaze keeps each episode's goal in its observations, and so does this. D4RL's own does not: its rewards were
 computed anew for the evaluation's goal, wherever an episode was going, and a policy cannot tell (D4RL's
-scripts/generation/relabel_antmaze_rewards.py). --one-goal makes that kind, with three differences: the goal stays in
+scripts/generation/relabel_antmaze_rewards.py). --one-goal makes that kind, with these differences: the goal stays in
 the observation, drawn within its cell for each episode as in the evaluation, where D4RL has one point, unseen; it is
-reached at Gymnasium-Robotics' 0.45 m, not 0.5; and an episode ends there.
+reached at Gymnasium-Robotics' 0.45 m, not 0.5; an episode ends there, and where the ant was heading; the ant is
+Gymnasium's, at 0.05 s a step, D4RL's at 0.1; its planner plans once per episode, D4RL's at every step; episodes start in
+one pose; and some of play's are the evaluation's own task, from its start cell to its goal's, which D4RL's planner was
+not given in medium.
 
 The result is an ordinary Minari dataset under this project's namespace, td3-bst, in Minari's local folder
-(~/.minari/datasets or $MINARI_DATASETS_PATH), with D4RL's evaluation task: one fixed goal, from a random start in
-PointMaze and a fixed one in AntMaze. A report and a map of its states lie beside the data. AntMaze is recorded in parts,
-and Ctrl-C loses none that is finished.
+(~/.minari/datasets or $MINARI_DATASETS_PATH), with the cells of D4RL's evaluation task: one for the goal, from any
+start in PointMaze and a fixed one in AntMaze. Within its cell Gymnasium-Robotics draws each anew, by up to 1 m in AntMaze
+and 0.25 m in PointMaze, D4RL by less or not at all. A report and a map of its states lie beside the data. AntMaze is
+recorded in parts, and Ctrl-C loses none that is finished.
 It is recreated data: never put a score on it beside one on D4RL's own without saying so.
 """
 

@@ -52,7 +52,8 @@ every two in `td3_bst.py`, one for one in `iql_bst.py`. The tables of methods ho
 those of precision and compiling, which are in the row; the last table has every row, unfinished runs too. Flags are
 where a row's runs differ from today's defaults; its command is for its commit. The default `--matmul-precision high` is
 TF32 on a GPU and float32 on a CPU: see the row's device. Datasets whose name begins with `td3-bst/` are **recreated**.
-An empty cell has not been measured without further flags. Curves are means over seeds, bands run from the lowest seed
+An empty cell has not been measured without further flags. Aggregates, profiles and curves leave out runs with flags of
+precision or compiling. Curves are means over seeds, bands run from the lowest seed
 to the highest."""
 PEERS = Path(__file__).with_name("peers.csv")
 GROUPS = {  # title: pattern of its dataset ids, pattern of their names in peers.csv, what must be said of the scores

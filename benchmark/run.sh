@@ -10,7 +10,8 @@
 #   DRY_RUN=1           print the commands
 #
 # Finished runs are skipped and interrupted ones resumed (run_one.sh), so after Ctrl-C, a kill or a failure rerun the same
-# command for what is left. If runs failed, it lists them and exits with a non-zero status.
+# command for what is left. A kill of this script alone leaves its runs running: kill its process group. If runs failed,
+# it lists them and exits with a non-zero status.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 : "${SEEDS:=1 2 3 4 5}" "${WORKERS:=1}" "${FILTER:=.}" "${FLAGS:=}" "${DRY_RUN:=}"

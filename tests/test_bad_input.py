@@ -134,7 +134,7 @@ def test_hdf5_fields(tmp_path):
     timeouts = np.arange(8) == 7
     for fields, problem in [
         ({"rewards": None, "timeouts": timeouts}, "'rewards' doesn't exist"),
-        ({"actions": np.zeros((7, 3)), "timeouts": timeouts}, "cannot reshape"),
+        ({"actions": np.zeros((7, 3)), "timeouts": timeouts}, "7 rows of actions, but 8 of terminals"),
         ({"timeouts": None}, "'timeouts' doesn't exist"),
         ({"actions": np.zeros((8, 3), int), "timeouts": timeouts}, "actions of type int64; only continuous"),
         ({"actions": np.full((8, 3), 1.5), "timeouts": timeouts}, "up to 0.5 outside .*for an .hdf5.* pass --eval-env-id"),

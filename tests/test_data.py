@@ -429,7 +429,7 @@ def test_unreachable_remote_names_the_command_that_helps(remote):
     Remote.fail = "list"
     with pytest.raises(UserError, match="ConnectionError.*benchmark/make_dataset.py pointmaze-umaze"):
         load("pointmaze-umaze")
-    for env_id, numbered in ("pointmaze-open", "pointmaze/open-v0"), ("D4RL/pen/human-v2", "pen/human-v2"):
+    for env_id, numbered in ("pointmaze-open", "pointmaze/open-vN"), ("D4RL/pen/human-v2", "pen/human-v2"):
         with pytest.raises(UserError, match=f"`minari download D4RL/{numbered}`"):  # it needs a version
             load(env_id)
 
