@@ -4,9 +4,9 @@
     python benchmark/make_locomotion.py halfcheetah    # half an hour to an hour on a CPU core; hopper takes longer
     python td3_bst.py --env-id td3-bst/halfcheetah-medium-replay-v0
 
-As D4RL (Fu et al. 2020, arXiv 2004.07219) made theirs: SAC (Haarnoja et al. 2018, arXiv 1801.01290; Stable-Baselines3's)
-trains on the robot until its policy has 40 of an expert's 100 points; cloning D4RL's medium ends at 42 to 63. What it
-has seen until then is medium-replay; episodes of that policy, its actions drawn as in training, are medium. D4RL's
+Much as D4RL (Fu et al. 2020, arXiv 2004.07219) made theirs: SAC (Haarnoja et al. 2018, arXiv 1801.01290;
+Stable-Baselines3's) trains on the robot until its policy has 40 of an expert's 100 points, a choice of ours, since
+cloning D4RL's medium ends at 42 to 63. What it has seen until then is medium-replay; episodes of that policy, its actions drawn as in training, are medium. D4RL's
 expert and medium-expert, which take SAC far longer, are not made.
 
 The results are ordinary Minari datasets under this project's namespace, td3-bst, in Minari's local folder
