@@ -6,8 +6,8 @@
 
 Much as D4RL (Fu et al. 2020, arXiv 2004.07219) made theirs: SAC (Haarnoja et al. 2018, arXiv 1801.01290;
 Stable-Baselines3's) trains on the robot until its policy has 40 of an expert's 100 points, a choice of ours, since
-cloning D4RL's medium ends at 42 to 63. What it has seen until then is medium-replay; episodes of that policy, its actions drawn as in training, are medium. D4RL's
-expert and medium-expert, which take SAC far longer, are not made.
+cloning D4RL's medium ends at 42 to 63. What it has seen until then is medium-replay; episodes of that policy, its
+actions drawn as in training, are medium. D4RL's expert and medium-expert, which take SAC far longer, are not made.
 
 The results are ordinary Minari datasets under this project's namespace, td3-bst, in Minari's local folder
 (~/.minari/datasets or $MINARI_DATASETS_PATH), with D4RL's reference scores and Gymnasium's v4 robot, as D4RL's own here.
