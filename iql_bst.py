@@ -1035,14 +1035,15 @@ def main(args):
     print("\n".join(f"{name:24} {value}" for name, value in shown.items()), flush=True)
     if not info["env_spec"] and args.eval_env_id != "none":
         print("the data names no environment, so the policy is not evaluated; --eval-env-id names one", flush=True)
-    packages = ("torch", "numpy", "gymnasium", "gymnasium-robotics", "mujoco", "minari")
-    record = {"args": vars(args)} | facts | {"versions": {p: version(p) for p in packages}, "commit": commit()}
-    record["command"] = shlex.join(["python", *sys.argv])
     if args.resume:
         record = json.loads((run_dir / "args.json").read_text())
         if new := {name: value for name, value in facts.items() if record.get(name) != value}:
             had = {name: record.get(name) for name in new}
             raise UserError(f"{run_dir} was on data with {had}, here {new}; start a new run")
+    else:
+        packages = ("torch", "numpy", "gymnasium", "gymnasium-robotics", "mujoco", "minari")
+        record = {"args": vars(args)} | facts | {"versions": {p: version(p) for p in packages}, "commit": commit()}
+        record["command"] = shlex.join(["python", *sys.argv])
     checkpoint_file = run_dir / "checkpoint.pt"
     with explain(f"cannot write to {run_dir}", "see to its permissions; a new run may have another --runs-dir"):
         writer = SummaryWriter(run_dir)
