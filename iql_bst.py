@@ -4,13 +4,15 @@ Kostrikov et al., "Offline Reinforcement Learning with Implicit Q-Learning", arX
 Knottenbelt, "Offline Reinforcement Learning with Behavioral Supervisor Tuning", arXiv 2404.16399.
 
 Values and critics are IQL's, and never see an action that is not in the data; Q' are Polyak averages of the critics:
-    L(V)   = E_D[|tau - 1(u < 0)| * u^2],  u = min_i Q'_i(s, a) - V(s)
+    L(V)   = E_D[|expectile - 1(u < 0)| * u^2],  u = min_i Q'_i(s, a) - V(s)
     L(Q_i) = E_D[(r + gamma * (1 - d) * V(s') - Q_i(s, a))^2]
 
 The policy is deterministic and clones behaviour where its action leaves the support of the data, by the certainty M of
 a Morse network that is trained first; with --policy-extraction awr it is IQL's Gaussian, trained as in IQL:
     bst:   E_D[-Q_1(s, pi(s)) / mean |Q_1| + (exp((1 - M(s, pi(s))) / mu) - 1) * ||pi(s) - a||^2]
     awr:   E_D[-min(exp(beta * A), 100) * log pi(a | s)],  A = min_i Q'_i(s, a) - V(s)
+
+with no gradient through mean |Q_1| nor, unless by --no-detach-weight, through the weight exp(...) - 1.
 
     python iql_bst.py --env-id antmaze-large-diverse                           # IQL-BST
     python iql_bst.py --env-id antmaze-large-diverse --policy-extraction awr   # IQL
@@ -36,6 +38,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+import zlib
 from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
@@ -64,7 +67,7 @@ class Args:
     env_id: str = "pointmaze-umaze"
     """dataset: a D4RL name (antmaze-large-diverse, hopper-medium-v2, pen-human), a Minari id, or a D4RL-format .hdf5"""
     eval_env_id: str | None = None
-    """Gymnasium id to evaluate in, or none; unset: the dataset's; an .hdf5 names none, and has this one's bounds"""
+    """Gymnasium id to evaluate in, or none; unset: the dataset's; an .hdf5 names none, and takes its bounds from it"""
     exp_name: str = Path(__file__).stem
     """name of the experiment, part of the run's folder name"""
     seed: int = 1
@@ -108,7 +111,7 @@ class Args:
     discount: float | None = None
     """gamma, in [0, 1)"""
     expectile: float | None = None
-    """tau of the value's loss, in (0, 1): 0.5 is the mean over the data's actions, towards 1 their maximum"""
+    """IQL's tau, in (0, 1): values are the mean over the data's actions at 0.5, towards 1 their maximum"""
     tau: float = 0.005
     """Polyak step of the target critics, in (0, 1]"""
     batch_size: int = 256
@@ -152,7 +155,7 @@ class Args:
     rq_shape: float = 1.0
     """r of the rational quadratic kernel, > 0"""
     kernel_scale_factor: float = 0.5
-    """lambda = factor * k, k action dimensions; the larger, the less is trusted; k/2 is the paper's for AntMaze"""
+    """lambda = factor * k, k action dimensions; a larger one is a narrower kernel; k/2 is the paper's for AntMaze"""
 
     # ---- policy objective ----
     policy_extraction: Literal["bst", "awr"] = "bst"
@@ -201,6 +204,14 @@ LIMITS = {  # lowest and highest value; for the rest 1 (integers) or 1e-12 (floa
     "temperature": (1 / 30, 1e12), "total_timesteps": (0, 1e12), "reward_shift": (-1e12, 1e12), "tau": (1e-12, 1),
     "discount": (0, 0.999999), "constant_weight": (0, 1e12), "q_weight": (0, 1e12), "expectile": (1e-12, 0.999999),
 }
+NEEDS = [  # arguments that do nothing unless another one has this value
+    ("rq_shape", "kernel", "rq"),
+    ("constant_weight", "weighting", "constant"),
+    ("morse_checkpoint", "weighting", "morse"),
+    ("inverse_temperature", "policy_extraction", "awr"),
+    ("max_awr_weight", "policy_extraction", "awr"),
+    *((name, "policy_extraction", "bst") for name in ("weighting", "q_weight", "detach_weight", "morse_checkpoint")),
+]
 DATA_KEYS = ("observations", "actions", "rewards", "next_observations", "terminations")
 
 
@@ -341,7 +352,7 @@ def locate_minari(env_id):
     is_short = re.sub(r"-v\d+$", "", env_id) in SHORT_NAMES
     name = "D4RL/" + env_id.replace("-", "/", 1) if is_short else env_id
 
-    def pick(dataset_ids):  # the exact match or, if `name` has no version, the newest
+    def pick(dataset_ids, name=name):  # the exact match or, if `name` has no version, the newest
         matches = [i for i in dataset_ids if name in (i, i.rpartition("-v")[0])]
         return max(matches, key=lambda i: int(i.rpartition("-v")[2]), default=None)
 
@@ -355,6 +366,8 @@ def locate_minari(env_id):
         made_by = of_all_versions[old].get("minari_version")
         raise UserError(f"{root / old} is of Minari {made_by}, which this one cannot read; delete it to get it anew")
     recreate = how_to_recreate(env_id)
+    if recreate and (made := pick(local, recreate.split()[-1])):
+        recreate = f"pass --env-id {made}, which is there"
     names = sorted({*SHORT_NAMES, *LOCOMOTION, *local} - {env_id})
     near = ", ".join(difflib.get_close_matches(env_id, names, n=3, cutoff=0.5))
     if "/" in name:
@@ -410,9 +423,13 @@ def read_hdf5(path, args):
     with h5py.File(path, "r") as file:
         if file["actions"].dtype.kind != "f":
             raise UserError(f"{path} has actions of type {file['actions'].dtype}; only continuous ones are supported")
+        if not {"next_observations", "timeouts"} & file.keys():
+            raise UserError(f"{path} has neither next_observations nor timeouts to tell where episodes end; add one")
+        if not np.isin(file["terminals"], (0, 1)).all():
+            raise UserError(f"{path} has terminals other than 0 and 1; repair them")
         has_next = "next_observations" in file
         ends = terminals = file["terminals"][:].reshape(-1).astype(bool)
-        if not has_next or "timeouts" in file:  # without next_observations, timeouts are required
+        if "timeouts" in file:
             ends = terminals | file["timeouts"][:].reshape(-1).astype(bool)
         episode = np.cumsum(ends) - ends  # (length,), number of each row's episode
         keep = np.isin(episode, choose_episodes(len(np.unique(episode)) if has_next or ends.any() else 0, args))
@@ -548,7 +565,7 @@ def check(dataset_id, arrays, obs_space, action_space, env):
     is_box = isinstance(action_space, gym.spaces.Box) and action_space.dtype.kind == "f" and action_space.is_bounded()
     if not (is_box and len(action_space.shape) == 1 and (action_space.low < action_space.high).all()):
         raise UserError(f"actions of {dataset_id} are {action_space}, not continuous vectors with finite bounds")
-    advice = "pass --eval-env-id of the environment that the data is from"
+    advice = "pass --eval-env-id of the environment that the data is from, or none"
     if env and outline(env.observation_space) != outline(obs_space):
         raise UserError(f"{env.spec.id} observes {env.observation_space}, the data {obs_space}; {advice}")
     if env and not (
@@ -571,17 +588,21 @@ def load_dataset(args, device):
     asked; actions (N, k) in [-1, 1]; rewards (N,), shifted and scaled; terminations (N,), 1 where nothing follows. And
     `info`: dataset_id; obs_mean and obs_std (obs_dim,); action_low and action_high (k,); env_spec, the evaluation
     environment's as JSON, or None; is_maze, whether that is one; ref_scores, the returns that score 0 and 100, None if
-    unknown; transitions, N."""
+    unknown; transitions, N; checksum, of the data as read."""
     if args.env_id.endswith((".hdf5", ".h5")) or args.env_id in LOCOMOTION:
         robot_env_id, *ref_scores = LOCOMOTION.get(args.env_id, (None, None, None))
         dataset_id = str(locate_locomotion(args.env_id) if robot_env_id else args.env_id)
+        if not Path(dataset_id).is_file():
+            raise UserError(f"there is no file {dataset_id}; check the path")
         with explain(f"cannot read {dataset_id}", "if it is cut short or of another format, get it again"):
             arrays = read_hdf5(dataset_id, args)
         env = evaluation_env(args.eval_env_id or robot_env_id)
         obs_space = gym.spaces.Box(-np.inf, np.inf, arrays["observations"].shape[1:])
         action_space = gym.spaces.Box(-1, 1, arrays["actions"].shape[1:])
         if env and env.action_space.shape == action_space.shape:
-            action_space = env.action_space  # the file does not say what the bounds are
+            action_space = env.action_space
+        else:
+            print("the file does not say its actions' bounds, and no environment does: they are taken as -1 and 1")
     else:
         dataset_id = locate_minari(args.env_id)
         path = minari.storage.get_dataset_path(dataset_id)
@@ -594,6 +615,9 @@ def load_dataset(args, device):
             env = evaluation_env(args.eval_env_id, dataset, task)
             arrays = read_minari(dataset, args)
     check(dataset_id, arrays, obs_space, action_space, env)
+    checksum = 0  # of the data as read
+    for array in arrays.values():
+        checksum = zlib.crc32(array, checksum)
 
     data = {key: torch.from_numpy(array).to(device) for key, array in arrays.items()}
     low, high = (torch.as_tensor(x, dtype=torch.float32, device=device) for x in (action_space.low, action_space.high))
@@ -608,13 +632,15 @@ def load_dataset(args, device):
     goals = np.isin(keys, ("achieved_goal", "desired_goal"))
     if goals.any():
         std[goals] /= args.goal_scale
-    elif args.goal_scale not in (1, DOMAINS[domain_of(args.env_id)][1]["goal_scale"]):  # not the default
-        raise UserError(f"the observations of {dataset_id} have no goals for --goal-scale to scale; leave it out")
+    elif args.goal_scale != 1:
+        if args.goal_scale != DOMAINS[domain_of(args.env_id)][1]["goal_scale"]:  # not the default
+            raise UserError(f"the observations of {dataset_id} have no goals for --goal-scale to scale; leave it out")
+        print("the observations have no parts named goals: goal_scale does nothing")
     for key in ("observations", "next_observations"):
         data[key].sub_(mean).div_(std)
     info = {"dataset_id": dataset_id, "obs_mean": mean, "obs_std": std, "action_low": low, "action_high": high}
     info |= {"env_spec": env.spec.to_json() if env else None, "is_maze": bool(env and "maze_map" in env.spec.kwargs)}
-    return data, info | {"ref_scores": ref_scores, "transitions": len(data["rewards"])}
+    return data, info | {"ref_scores": ref_scores, "transitions": len(data["rewards"]), "checksum": checksum}
 
 
 def normalize_returns(data):
@@ -628,7 +654,7 @@ def normalize_returns(data):
     spread = float(np.ptp(returns))
     scale = 1000 / spread if spread else 1.0
     data["rewards"].mul_(scale)
-    print(f"rewards x {scale:.4g}, returns of {len(returns)} episodes: {returns.min():.4g} to {returns.max():.4g}")
+    print(f"rewards x {scale:.4g}; before, {len(returns)} episodes returned {returns.min():.4g} to {returns.max():.4g}")
 
 
 # ---------------------------------------------------------------- evaluation
@@ -706,7 +732,7 @@ def morse_loss(morse, obs, action, uniform_action, uniform_weight=1.0):
     neg_log_certainty = morse.neg_log_certainty(obs, action)  # (batch,)
     states = obs.unsqueeze(1).expand(-1, uniform_action.shape[1], -1)  # (batch, num_uniform, obs_dim)
     uniform_certainty = morse.certainty(states, uniform_action)  # (batch, num_uniform)
-    loss = neg_log_certainty.mean() + uniform_weight * uniform_certainty.mean()  # E_D[-log M(s, a)] + E_D,U[M(s, u)]
+    loss = neg_log_certainty.mean() + uniform_weight * uniform_certainty.mean()  # E_D[-log M] + w E_D,U[M(s, u)]
     metrics = {"certainty/data": torch.exp(-neg_log_certainty), "certainty/uniform": uniform_certainty}
     return loss, metrics | {"loss/morse": loss}
 
@@ -778,7 +804,7 @@ def value_loss(value, target_critic, batch, expectile):
     with torch.no_grad():
         q = target_critic(batch["observations"], batch["actions"]).min(0).values  # min_i Q'_i(s, a), (batch,)
     u = q - value(batch["observations"]).squeeze(-1)  # (batch,)
-    loss = ((expectile - (u < 0).to(u)).abs() * u.square()).mean()  # E_D[|tau - 1(u < 0)| u^2]
+    loss = ((expectile - (u < 0).to(u)).abs() * u.square()).mean()  # E_D[|expectile - 1(u < 0)| u^2]
     return loss, {"loss/value": loss}
 
 
@@ -809,7 +835,7 @@ def actor_loss(actor, critic, morse, batch, args):
     loss = (weight * error).mean()  # E_D[weight * ||pi(s) - a||^2]
     if args.q_weight > 0:
         q = critic(obs, pi, twins=1)[0]  # (batch,)
-        loss = loss - args.q_weight * q.mean() / q.abs().mean().detach()  # E_D[-Q(s, pi(s)) / Z_Q], Z_Q = mean |Q|
+        loss = loss - args.q_weight * q.mean() / q.abs().mean().detach()  # q_weight E_D[-Q / mean |Q|]
         metrics["policy/q"] = q
     return loss, metrics | {"loss/actor": loss}
 
@@ -822,7 +848,7 @@ def awr_loss(actor, log_std, value, target_critic, batch, args):
         weight = torch.exp(args.inverse_temperature * advantage).clamp(max=args.max_awr_weight)  # (batch,)
     pi = actor(obs)
     log_prob = torch.distributions.Normal(pi, log_std.clamp(-5, 2).exp(), validate_args=False).log_prob(action).sum(-1)
-    loss = -(weight * log_prob).mean()  # E_D[-min(exp(beta A), 100) log pi(a | s)]
+    loss = -(weight * log_prob).mean()  # E_D[-min(exp(beta A), max_awr_weight) log pi(a | s)]
     metrics = {"policy/weight": weight, "policy/advantage": advantage, "loss/actor": loss}
     return loss, metrics | {"policy/bc_error": (pi - action).square().sum(-1)}
 
@@ -878,23 +904,31 @@ def update(agent, data, args, generator, run_backward=backward):
     metrics = {}
     for _ in range(args.policy_frequency):
         batch = sample(data, args.batch_size, generator, DATA_KEYS)
-        inputs = agent.value, agent.target_critic, batch, args.expectile
         agent.value_optimizer.zero_grad()
-        metrics |= run_backward(value_loss, list(agent.value.parameters()), *inputs)
+        metrics |= run_backward(
+            value_loss, list(agent.value.parameters()),
+            agent.value, agent.target_critic, batch, args.expectile,
+        )
         agent.value_optimizer.step()
-        inputs = agent.critic, agent.value, batch, args.discount
         agent.critic_optimizer.zero_grad()
-        metrics |= run_backward(critic_loss, list(agent.critic.parameters()), *inputs)
+        metrics |= run_backward(
+            critic_loss, list(agent.critic.parameters()),
+            agent.critic, agent.value, batch, args.discount,
+        )
         agent.critic_optimizer.step()
         with torch.no_grad():  # target <- (1 - tau) target + tau network
             torch._foreach_lerp_(list(agent.target_critic.parameters()), list(agent.critic.parameters()), args.tau)
     agent.actor_optimizer.zero_grad()
     if args.policy_extraction == "bst":
-        inputs = agent.actor, agent.critic, agent.morse, batch, args
-        metrics |= run_backward(actor_loss, list(agent.actor.parameters()), *inputs)
+        metrics |= run_backward(
+            actor_loss, list(agent.actor.parameters()),
+            agent.actor, agent.critic, agent.morse, batch, args,
+        )
     else:
-        inputs = agent.actor, agent.log_std[0], agent.value, agent.target_critic, batch, args
-        metrics |= run_backward(awr_loss, [*agent.actor.parameters(), *agent.log_std], *inputs)
+        metrics |= run_backward(
+            awr_loss, [*agent.actor.parameters(), *agent.log_std],
+            agent.actor, agent.log_std[0], agent.value, agent.target_critic, batch, args,
+        )
     agent.actor_optimizer.step()
     return metrics
 
@@ -934,6 +968,10 @@ def parse_args(argv=None):
         raise UserError("--resume and --evaluate exclude each other; pass one of them")
     run = args.evaluate if args.resume is None else args.resume
     if run is None:
+        for name, other, value in NEEDS:
+            if getattr(args, name) != getattr(Args, name) and getattr(args, other) != value:
+                flag, needed = name.replace("_", "-"), other.replace("_", "-")
+                raise UserError(f"--{flag} does nothing without --{needed} {value}; leave it out or pass both")
         return args
     with explain(f"{run!r} is not the folder of a run of this script", "look for one in --runs-dir"):
         record = json.loads((Path(run) / "args.json").read_text())["args"]
@@ -949,7 +987,7 @@ def parse_args(argv=None):
     return args
 
 
-def describe_morse(morse, data, info, args):
+def describe_morse(morse, info, args):
     """What must match before a Morse network's weights are reused: data and its scaling, the network, its training."""
     dataset = info["dataset_id"]
     dataset = Path(dataset).name if dataset.endswith((".hdf5", ".h5")) else dataset  # wherever the file lies
@@ -960,19 +998,19 @@ def describe_morse(morse, data, info, args):
         "shapes": [list(p.shape) for p in morse.parameters()],
         "kernel": [morse.kernel, morse.rq_shape if morse.kernel == "rq" else None, morse.kernel_scale],
         "action scale": [info[key].tolist() for key in ("action_low", "action_high")],
-        "mean action": data["actions"].mean(0).tolist(),  # tells two draws of --dataset-fraction apart
+        "checksum of the data": info["checksum"],  # tells two draws of --dataset-fraction apart, too
         "observation scale": [info[key].tolist() for key in ("obs_mean", "obs_std")],
     } | {name: getattr(args, name) for name in training}
 
 
-def load_morse(morse, data, info, args):
+def load_morse(morse, info, args):
     """Fill `morse` from --morse-checkpoint. Raises UserError if that is of another network, data or training."""
-    needed, path = describe_morse(morse, data, info, args), args.morse_checkpoint
+    needed, path = describe_morse(morse, info, args), args.morse_checkpoint
     with explain(f"cannot read {path}", "pass a file of `morse_only.py --save`"):
         saved = torch.load(path, map_location="cpu", weights_only=True)
         weights, facts = saved["morse"], {name: saved["facts"][name] for name in needed}
     for name, own in needed.items():
-        is_rounded = name in ("observation scale", "mean action")
+        is_rounded = name == "observation scale"
         if not (np.allclose(facts[name], own, rtol=1e-4, atol=1e-4) if is_rounded else facts[name] == own):
             differs = f"{path} differs in {name}: {facts[name]!s:.80}, here {own!s:.80}"
             raise UserError(f"{differs}; train one with these arguments")
@@ -1007,6 +1045,8 @@ def main(args):
             raise UserError(f"--{flag} must be a multiple of --policy-frequency, {args.policy_frequency}")
     with explain(f"--device {args.device} cannot be used here", "new runs and --evaluate take --device cpu"):
         device = torch.zeros(1, device=args.device).device  # with its index
+        if device.type not in ("cpu", "cuda"):
+            raise UserError(f"--device must be cpu, cuda or cuda:N, got {args.device}")
         if device.type == "cuda":
             torch.cuda.set_device(device)
     torch.set_float32_matmul_precision(args.matmul_precision)
@@ -1029,6 +1069,7 @@ def main(args):
     data, info = load_dataset(args, device)
     facts = {"domain": domain_of(args.env_id), "dataset_id": info["dataset_id"]}
     facts |= {"transitions": info["transitions"], "terminal": int(data["terminations"].sum())}
+    facts["checksum"] = info["checksum"]
     run_name = f"{args.env_id}__{args.exp_name}__{args.seed}__{time.time_ns()}".lstrip("./").replace("/", "-")
     run_dir = Path(args.resume or Path(args.runs_dir) / run_name)
     shown = vars(args) | facts | {"run_dir": run_dir}
@@ -1062,7 +1103,7 @@ def main(args):
             for name, part in vars(agent).items():
                 part.load_state_dict(checkpoint[name])
     elif args.morse_checkpoint:
-        load_morse(agent.morse, data, info, args)
+        load_morse(agent.morse, info, args)
         done["morse"] = args.morse_steps
     logged_at = time.time()
 

@@ -5,7 +5,7 @@ Knottenbelt, "Offline Reinforcement Learning with Behavioral Supervisor Tuning",
     M(s, a) = exp(-lambda^2 / 2 * ||f(s, a) - a||^2), with the RQ kernel (1 + lambda^2 / (2 r) * ||f(s, a) - a||^2)^-r,
 
 is near 1 on the data and trained by
-    L(f) = E_D[-log M(s, a)] + E_{s~D, u~U}[M(s, u)].
+    L(f) = E_D[-log M(s, a)] + w * E_{s~D, u~U}[M(s, u)],  w = 1 in the paper, --uniform-weight here.
 
     python morse_only.py                                             # four modes: landscapes, and who finds a mode
     python morse_only.py --env-id pointmaze-medium --save morse.pt   # how well it knows a dataset; keep the network
@@ -26,6 +26,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+import zlib
 from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
@@ -93,7 +94,7 @@ class Args:
     rq_shape: float = 1.0
     """r of the rational quadratic kernel, > 0"""
     kernel_scale_factor: float = 0.5
-    """lambda = factor * k, k action dimensions; the larger, the less is trusted; k/2 is the paper's for AntMaze"""
+    """lambda = factor * k, k action dimensions; a larger one is a narrower kernel; k/2 is the paper's for AntMaze"""
 
     # ---- four modes: the data and the policies trained on it ----
     mode_offset: float = 0.7
@@ -266,7 +267,7 @@ def locate_minari(env_id):
     is_short = re.sub(r"-v\d+$", "", env_id) in SHORT_NAMES
     name = "D4RL/" + env_id.replace("-", "/", 1) if is_short else env_id
 
-    def pick(dataset_ids):  # the exact match or, if `name` has no version, the newest
+    def pick(dataset_ids, name=name):  # the exact match or, if `name` has no version, the newest
         matches = [i for i in dataset_ids if name in (i, i.rpartition("-v")[0])]
         return max(matches, key=lambda i: int(i.rpartition("-v")[2]), default=None)
 
@@ -280,6 +281,8 @@ def locate_minari(env_id):
         made_by = of_all_versions[old].get("minari_version")
         raise UserError(f"{root / old} is of Minari {made_by}, which this one cannot read; delete it to get it anew")
     recreate = how_to_recreate(env_id)
+    if recreate and (made := pick(local, recreate.split()[-1])):
+        recreate = f"pass --env-id {made}, which is there"
     names = sorted({*SHORT_NAMES, *LOCOMOTION, *local} - {env_id})
     near = ", ".join(difflib.get_close_matches(env_id, names, n=3, cutoff=0.5))
     if "/" in name:
@@ -335,9 +338,13 @@ def read_hdf5(path, args):
     with h5py.File(path, "r") as file:
         if file["actions"].dtype.kind != "f":
             raise UserError(f"{path} has actions of type {file['actions'].dtype}; only continuous ones are supported")
+        if not {"next_observations", "timeouts"} & file.keys():
+            raise UserError(f"{path} has neither next_observations nor timeouts to tell where episodes end; add one")
+        if not np.isin(file["terminals"], (0, 1)).all():
+            raise UserError(f"{path} has terminals other than 0 and 1; repair them")
         has_next = "next_observations" in file
         ends = terminals = file["terminals"][:].reshape(-1).astype(bool)
-        if not has_next or "timeouts" in file:  # without next_observations, timeouts are required
+        if "timeouts" in file:
             ends = terminals | file["timeouts"][:].reshape(-1).astype(bool)
         episode = np.cumsum(ends) - ends  # (length,), number of each row's episode
         keep = np.isin(episode, choose_episodes(len(np.unique(episode)) if has_next or ends.any() else 0, args))
@@ -473,7 +480,7 @@ def check(dataset_id, arrays, obs_space, action_space, env):
     is_box = isinstance(action_space, gym.spaces.Box) and action_space.dtype.kind == "f" and action_space.is_bounded()
     if not (is_box and len(action_space.shape) == 1 and (action_space.low < action_space.high).all()):
         raise UserError(f"actions of {dataset_id} are {action_space}, not continuous vectors with finite bounds")
-    advice = "pass --eval-env-id of the environment that the data is from"
+    advice = "pass --eval-env-id of the environment that the data is from, or none"
     if env and outline(env.observation_space) != outline(obs_space):
         raise UserError(f"{env.spec.id} observes {env.observation_space}, the data {obs_space}; {advice}")
     if env and not (
@@ -496,17 +503,21 @@ def load_dataset(args, device):
     asked; actions (N, k) in [-1, 1]; rewards (N,), shifted and scaled; terminations (N,), 1 where nothing follows. And
     `info`: dataset_id; obs_mean and obs_std (obs_dim,); action_low and action_high (k,); env_spec, the evaluation
     environment's as JSON, or None; is_maze, whether that is one; ref_scores, the returns that score 0 and 100, None if
-    unknown; transitions, N."""
+    unknown; transitions, N; checksum, of the data as read."""
     if args.env_id.endswith((".hdf5", ".h5")) or args.env_id in LOCOMOTION:
         robot_env_id, *ref_scores = LOCOMOTION.get(args.env_id, (None, None, None))
         dataset_id = str(locate_locomotion(args.env_id) if robot_env_id else args.env_id)
+        if not Path(dataset_id).is_file():
+            raise UserError(f"there is no file {dataset_id}; check the path")
         with explain(f"cannot read {dataset_id}", "if it is cut short or of another format, get it again"):
             arrays = read_hdf5(dataset_id, args)
         env = evaluation_env(args.eval_env_id or robot_env_id)
         obs_space = gym.spaces.Box(-np.inf, np.inf, arrays["observations"].shape[1:])
         action_space = gym.spaces.Box(-1, 1, arrays["actions"].shape[1:])
         if env and env.action_space.shape == action_space.shape:
-            action_space = env.action_space  # the file does not say what the bounds are
+            action_space = env.action_space
+        else:
+            print("the file does not say its actions' bounds, and no environment does: they are taken as -1 and 1")
     else:
         dataset_id = locate_minari(args.env_id)
         path = minari.storage.get_dataset_path(dataset_id)
@@ -519,6 +530,9 @@ def load_dataset(args, device):
             env = evaluation_env(args.eval_env_id, dataset, task)
             arrays = read_minari(dataset, args)
     check(dataset_id, arrays, obs_space, action_space, env)
+    checksum = 0  # of the data as read
+    for array in arrays.values():
+        checksum = zlib.crc32(array, checksum)
 
     data = {key: torch.from_numpy(array).to(device) for key, array in arrays.items()}
     low, high = (torch.as_tensor(x, dtype=torch.float32, device=device) for x in (action_space.low, action_space.high))
@@ -533,13 +547,15 @@ def load_dataset(args, device):
     goals = np.isin(keys, ("achieved_goal", "desired_goal"))
     if goals.any():
         std[goals] /= args.goal_scale
-    elif args.goal_scale not in (1, DOMAINS[domain_of(args.env_id)][1]["goal_scale"]):  # not the default
-        raise UserError(f"the observations of {dataset_id} have no goals for --goal-scale to scale; leave it out")
+    elif args.goal_scale != 1:
+        if args.goal_scale != DOMAINS[domain_of(args.env_id)][1]["goal_scale"]:  # not the default
+            raise UserError(f"the observations of {dataset_id} have no goals for --goal-scale to scale; leave it out")
+        print("the observations have no parts named goals: goal_scale does nothing")
     for key in ("observations", "next_observations"):
         data[key].sub_(mean).div_(std)
     info = {"dataset_id": dataset_id, "obs_mean": mean, "obs_std": std, "action_low": low, "action_high": high}
     info |= {"env_spec": env.spec.to_json() if env else None, "is_maze": bool(env and "maze_map" in env.spec.kwargs)}
-    return data, info | {"ref_scores": ref_scores, "transitions": len(data["rewards"])}
+    return data, info | {"ref_scores": ref_scores, "transitions": len(data["rewards"]), "checksum": checksum}
 
 
 # ---------------------------------------------------------------- Morse training
@@ -549,7 +565,7 @@ def morse_loss(morse, obs, action, uniform_action, uniform_weight=1.0):
     neg_log_certainty = morse.neg_log_certainty(obs, action)  # (batch,)
     states = obs.unsqueeze(1).expand(-1, uniform_action.shape[1], -1)  # (batch, num_uniform, obs_dim)
     uniform_certainty = morse.certainty(states, uniform_action)  # (batch, num_uniform)
-    loss = neg_log_certainty.mean() + uniform_weight * uniform_certainty.mean()  # E_D[-log M(s, a)] + E_D,U[M(s, u)]
+    loss = neg_log_certainty.mean() + uniform_weight * uniform_certainty.mean()  # E_D[-log M] + w E_D,U[M(s, u)]
     metrics = {"certainty/data": torch.exp(-neg_log_certainty), "certainty/uniform": uniform_certainty}
     return loss, metrics | {"loss/morse": loss}
 
@@ -643,6 +659,7 @@ def four_modes(args, device):
     data = {"observations": obs, "actions": actions.clamp(-1, 1)}
     info = {"dataset_id": args.env_id, "obs_mean": torch.zeros(2), "obs_std": torch.ones(2)}
     info |= {"action_low": -torch.ones(2), "action_high": torch.ones(2), "transitions": args.num_samples}
+    info["checksum"] = zlib.crc32(data["actions"].numpy(), zlib.crc32(obs.numpy()))
     return {key: value.to(device) for key, value in data.items()}, info
 
 
@@ -888,7 +905,7 @@ def resolve(args):
     return args
 
 
-def describe_morse(morse, data, info, args):
+def describe_morse(morse, info, args):
     """What must match before a Morse network's weights are reused: data and its scaling, the network, its training."""
     dataset = info["dataset_id"]
     dataset = Path(dataset).name if dataset.endswith((".hdf5", ".h5")) else dataset  # wherever the file lies
@@ -899,7 +916,7 @@ def describe_morse(morse, data, info, args):
         "shapes": [list(p.shape) for p in morse.parameters()],
         "kernel": [morse.kernel, morse.rq_shape if morse.kernel == "rq" else None, morse.kernel_scale],
         "action scale": [info[key].tolist() for key in ("action_low", "action_high")],
-        "mean action": data["actions"].mean(0).tolist(),  # tells two draws of --dataset-fraction apart
+        "checksum of the data": info["checksum"],  # tells two draws of --dataset-fraction apart, too
         "observation scale": [info[key].tolist() for key in ("obs_mean", "obs_std")],
     } | {name: getattr(args, name) for name in training}
 
@@ -994,7 +1011,7 @@ def main(args):
         print(json.dumps(results, indent=1))
     writer.close()
     if save:
-        write_file(save, {"facts": describe_morse(morse, data, info, args), "morse": morse.state_dict()})
+        write_file(save, {"facts": describe_morse(morse, info, args), "morse": morse.state_dict()})
         print(f"the network is in {save}")
     write_file(run_dir / "results.json", json.dumps(record | {"morse": results}))  # now the run counts as finished
     print(f"figures are in {run_dir}")

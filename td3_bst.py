@@ -4,10 +4,12 @@ Srinivasan & Knottenbelt, "Offline Reinforcement Learning with Behavioral Superv
 the Morse network Dherin et al., "Morse Neural Networks for Uncertainty Quantification", arXiv 2307.00667.
 
 Train a Morse network, whose certainty M(s, a) = exp(-lambda^2 / 2 * ||f(s, a) - a||^2) is near 1 on the data, by
-    L(f) = E_D[-log M(s, a)] + E_{s~D, u~U}[M(s, u)],
+    L(f) = E_D[-log M(s, a)] + w * E_{s~D, u~U}[M(s, u)],  w = 1 in the paper, --uniform-weight here,
 
 then TD3 with a policy objective that clones behaviour where the policy's action leaves the data's support:
-    L(pi) = E_D[-Q(s, pi(s)) / mean |Q| + (exp((1 - M(s, pi(s))) / mu) - 1) * ||pi(s) - a||^2].
+    L(pi) = E_D[-Q(s, pi(s)) / mean |Q| + (exp((1 - M(s, pi(s))) / mu) - 1) * ||pi(s) - a||^2],
+
+with no gradient through mean |Q| nor, unless by --no-detach-weight, through the weight exp(...) - 1.
 
     python td3_bst.py --env-id antmaze-large-diverse                         # the experiment
     python td3_bst.py --env-id hopper-medium-v2 --seed 2                     # the paper's own locomotion data
@@ -35,6 +37,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+import zlib
 from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
@@ -63,7 +66,7 @@ class Args:
     env_id: str = "pointmaze-umaze"
     """dataset: a D4RL name (antmaze-large-diverse, hopper-medium-v2, pen-human), a Minari id, or a D4RL-format .hdf5"""
     eval_env_id: str | None = None
-    """Gymnasium id to evaluate in, or none; unset: the dataset's; an .hdf5 names none, and has this one's bounds"""
+    """Gymnasium id to evaluate in, or none; unset: the dataset's; an .hdf5 names none, and takes its bounds from it"""
     exp_name: str = Path(__file__).stem
     """name of the experiment, part of the run's folder name"""
     seed: int = 1
@@ -151,7 +154,7 @@ class Args:
     rq_shape: float = 1.0
     """r of the rational quadratic kernel, > 0"""
     kernel_scale_factor: float = 0.5
-    """lambda = factor * k, k action dimensions; the larger, the less is trusted; k/2 is the paper's for AntMaze"""
+    """lambda = factor * k, k action dimensions; a larger one is a narrower kernel; k/2 is the paper's for AntMaze"""
 
     # ---- policy objective ----
     weighting: Literal["morse", "constant"] = "morse"
@@ -192,6 +195,11 @@ LIMITS = {  # lowest and highest value; for the rest 1 (integers) or 1e-12 (floa
     "discount": (0, 0.999999), "constant_weight": (0, 1e12), "q_weight": (0, 1e12), "policy_noise": (0, 1e12),
     "noise_clip": (0, 1e12),
 }
+NEEDS = [  # arguments that do nothing unless another one has this value
+    ("rq_shape", "kernel", "rq"),
+    ("constant_weight", "weighting", "constant"),
+    ("morse_checkpoint", "weighting", "morse"),
+]
 DATA_KEYS = ("observations", "actions", "rewards", "next_observations", "terminations")
 
 
@@ -332,7 +340,7 @@ def locate_minari(env_id):
     is_short = re.sub(r"-v\d+$", "", env_id) in SHORT_NAMES
     name = "D4RL/" + env_id.replace("-", "/", 1) if is_short else env_id
 
-    def pick(dataset_ids):  # the exact match or, if `name` has no version, the newest
+    def pick(dataset_ids, name=name):  # the exact match or, if `name` has no version, the newest
         matches = [i for i in dataset_ids if name in (i, i.rpartition("-v")[0])]
         return max(matches, key=lambda i: int(i.rpartition("-v")[2]), default=None)
 
@@ -346,6 +354,8 @@ def locate_minari(env_id):
         made_by = of_all_versions[old].get("minari_version")
         raise UserError(f"{root / old} is of Minari {made_by}, which this one cannot read; delete it to get it anew")
     recreate = how_to_recreate(env_id)
+    if recreate and (made := pick(local, recreate.split()[-1])):
+        recreate = f"pass --env-id {made}, which is there"
     names = sorted({*SHORT_NAMES, *LOCOMOTION, *local} - {env_id})
     near = ", ".join(difflib.get_close_matches(env_id, names, n=3, cutoff=0.5))
     if "/" in name:
@@ -401,9 +411,13 @@ def read_hdf5(path, args):
     with h5py.File(path, "r") as file:
         if file["actions"].dtype.kind != "f":
             raise UserError(f"{path} has actions of type {file['actions'].dtype}; only continuous ones are supported")
+        if not {"next_observations", "timeouts"} & file.keys():
+            raise UserError(f"{path} has neither next_observations nor timeouts to tell where episodes end; add one")
+        if not np.isin(file["terminals"], (0, 1)).all():
+            raise UserError(f"{path} has terminals other than 0 and 1; repair them")
         has_next = "next_observations" in file
         ends = terminals = file["terminals"][:].reshape(-1).astype(bool)
-        if not has_next or "timeouts" in file:  # without next_observations, timeouts are required
+        if "timeouts" in file:
             ends = terminals | file["timeouts"][:].reshape(-1).astype(bool)
         episode = np.cumsum(ends) - ends  # (length,), number of each row's episode
         keep = np.isin(episode, choose_episodes(len(np.unique(episode)) if has_next or ends.any() else 0, args))
@@ -539,7 +553,7 @@ def check(dataset_id, arrays, obs_space, action_space, env):
     is_box = isinstance(action_space, gym.spaces.Box) and action_space.dtype.kind == "f" and action_space.is_bounded()
     if not (is_box and len(action_space.shape) == 1 and (action_space.low < action_space.high).all()):
         raise UserError(f"actions of {dataset_id} are {action_space}, not continuous vectors with finite bounds")
-    advice = "pass --eval-env-id of the environment that the data is from"
+    advice = "pass --eval-env-id of the environment that the data is from, or none"
     if env and outline(env.observation_space) != outline(obs_space):
         raise UserError(f"{env.spec.id} observes {env.observation_space}, the data {obs_space}; {advice}")
     if env and not (
@@ -562,17 +576,21 @@ def load_dataset(args, device):
     asked; actions (N, k) in [-1, 1]; rewards (N,), shifted and scaled; terminations (N,), 1 where nothing follows. And
     `info`: dataset_id; obs_mean and obs_std (obs_dim,); action_low and action_high (k,); env_spec, the evaluation
     environment's as JSON, or None; is_maze, whether that is one; ref_scores, the returns that score 0 and 100, None if
-    unknown; transitions, N."""
+    unknown; transitions, N; checksum, of the data as read."""
     if args.env_id.endswith((".hdf5", ".h5")) or args.env_id in LOCOMOTION:
         robot_env_id, *ref_scores = LOCOMOTION.get(args.env_id, (None, None, None))
         dataset_id = str(locate_locomotion(args.env_id) if robot_env_id else args.env_id)
+        if not Path(dataset_id).is_file():
+            raise UserError(f"there is no file {dataset_id}; check the path")
         with explain(f"cannot read {dataset_id}", "if it is cut short or of another format, get it again"):
             arrays = read_hdf5(dataset_id, args)
         env = evaluation_env(args.eval_env_id or robot_env_id)
         obs_space = gym.spaces.Box(-np.inf, np.inf, arrays["observations"].shape[1:])
         action_space = gym.spaces.Box(-1, 1, arrays["actions"].shape[1:])
         if env and env.action_space.shape == action_space.shape:
-            action_space = env.action_space  # the file does not say what the bounds are
+            action_space = env.action_space
+        else:
+            print("the file does not say its actions' bounds, and no environment does: they are taken as -1 and 1")
     else:
         dataset_id = locate_minari(args.env_id)
         path = minari.storage.get_dataset_path(dataset_id)
@@ -585,6 +603,9 @@ def load_dataset(args, device):
             env = evaluation_env(args.eval_env_id, dataset, task)
             arrays = read_minari(dataset, args)
     check(dataset_id, arrays, obs_space, action_space, env)
+    checksum = 0  # of the data as read
+    for array in arrays.values():
+        checksum = zlib.crc32(array, checksum)
 
     data = {key: torch.from_numpy(array).to(device) for key, array in arrays.items()}
     low, high = (torch.as_tensor(x, dtype=torch.float32, device=device) for x in (action_space.low, action_space.high))
@@ -599,13 +620,15 @@ def load_dataset(args, device):
     goals = np.isin(keys, ("achieved_goal", "desired_goal"))
     if goals.any():
         std[goals] /= args.goal_scale
-    elif args.goal_scale not in (1, DOMAINS[domain_of(args.env_id)][1]["goal_scale"]):  # not the default
-        raise UserError(f"the observations of {dataset_id} have no goals for --goal-scale to scale; leave it out")
+    elif args.goal_scale != 1:
+        if args.goal_scale != DOMAINS[domain_of(args.env_id)][1]["goal_scale"]:  # not the default
+            raise UserError(f"the observations of {dataset_id} have no goals for --goal-scale to scale; leave it out")
+        print("the observations have no parts named goals: goal_scale does nothing")
     for key in ("observations", "next_observations"):
         data[key].sub_(mean).div_(std)
     info = {"dataset_id": dataset_id, "obs_mean": mean, "obs_std": std, "action_low": low, "action_high": high}
     info |= {"env_spec": env.spec.to_json() if env else None, "is_maze": bool(env and "maze_map" in env.spec.kwargs)}
-    return data, info | {"ref_scores": ref_scores, "transitions": len(data["rewards"])}
+    return data, info | {"ref_scores": ref_scores, "transitions": len(data["rewards"]), "checksum": checksum}
 
 
 # ---------------------------------------------------------------- evaluation
@@ -683,7 +706,7 @@ def morse_loss(morse, obs, action, uniform_action, uniform_weight=1.0):
     neg_log_certainty = morse.neg_log_certainty(obs, action)  # (batch,)
     states = obs.unsqueeze(1).expand(-1, uniform_action.shape[1], -1)  # (batch, num_uniform, obs_dim)
     uniform_certainty = morse.certainty(states, uniform_action)  # (batch, num_uniform)
-    loss = neg_log_certainty.mean() + uniform_weight * uniform_certainty.mean()  # E_D[-log M(s, a)] + E_D,U[M(s, u)]
+    loss = neg_log_certainty.mean() + uniform_weight * uniform_certainty.mean()  # E_D[-log M] + w E_D,U[M(s, u)]
     metrics = {"certainty/data": torch.exp(-neg_log_certainty), "certainty/uniform": uniform_certainty}
     return loss, metrics | {"loss/morse": loss}
 
@@ -791,7 +814,7 @@ def actor_loss(actor, critic, morse, batch, args):
     loss = (weight * error).mean()  # E_D[weight * ||pi(s) - a||^2]
     if args.q_weight > 0:
         q = critic(obs, pi, twins=1)[0]  # (batch,)
-        loss = loss - args.q_weight * q.mean() / q.abs().mean().detach()  # E_D[-Q(s, pi(s)) / Z_Q], Z_Q = mean |Q|
+        loss = loss - args.q_weight * q.mean() / q.abs().mean().detach()  # q_weight E_D[-Q / mean |Q|]
         metrics["policy/q"] = q
     return loss, metrics | {"loss/actor": loss}
 
@@ -846,13 +869,17 @@ def update(agent, data, args, generator, bounds=None, run_backward=backward):
         if args.q_weight > 0:
             noise = torch.randn(batch["actions"].shape, device=batch["actions"].device, generator=generator)
             noise = (noise * args.policy_noise).clamp(-args.noise_clip, args.noise_clip)
-            inputs = agent.critic, agent.target_critic, agent.target_actor, batch, noise, args.discount, bounds
             agent.critic_optimizer.zero_grad()
-            metrics |= run_backward(critic_loss, list(agent.critic.parameters()), *inputs)
+            metrics |= run_backward(
+                critic_loss, list(agent.critic.parameters()),
+                agent.critic, agent.target_critic, agent.target_actor, batch, noise, args.discount, bounds,
+            )
             agent.critic_optimizer.step()
-    inputs = agent.actor, agent.critic, agent.morse, batch, args  # the critics' last batch, as in TD3
     agent.actor_optimizer.zero_grad()
-    metrics |= run_backward(actor_loss, list(agent.actor.parameters()), *inputs)
+    metrics |= run_backward(
+        actor_loss, list(agent.actor.parameters()),
+        agent.actor, agent.critic, agent.morse, batch, args,  # the critics' last batch, as in TD3
+    )
     agent.actor_optimizer.step()
     with torch.no_grad():  # target <- (1 - tau) target + tau network
         for target, network in (agent.target_actor, agent.actor), (agent.target_critic, agent.critic):
@@ -897,6 +924,10 @@ def parse_args(argv=None):
         raise UserError("--resume and --evaluate exclude each other; pass one of them")
     run = args.evaluate if args.resume is None else args.resume
     if run is None:
+        for name, other, value in NEEDS:
+            if getattr(args, name) != getattr(Args, name) and getattr(args, other) != value:
+                flag, needed = name.replace("_", "-"), other.replace("_", "-")
+                raise UserError(f"--{flag} does nothing without --{needed} {value}; leave it out or pass both")
         return args
     with explain(f"{run!r} is not the folder of a run of this script", "look for one in --runs-dir"):
         record = json.loads((Path(run) / "args.json").read_text())["args"]
@@ -912,7 +943,7 @@ def parse_args(argv=None):
     return args
 
 
-def describe_morse(morse, data, info, args):
+def describe_morse(morse, info, args):
     """What must match before a Morse network's weights are reused: data and its scaling, the network, its training."""
     dataset = info["dataset_id"]
     dataset = Path(dataset).name if dataset.endswith((".hdf5", ".h5")) else dataset  # wherever the file lies
@@ -923,19 +954,19 @@ def describe_morse(morse, data, info, args):
         "shapes": [list(p.shape) for p in morse.parameters()],
         "kernel": [morse.kernel, morse.rq_shape if morse.kernel == "rq" else None, morse.kernel_scale],
         "action scale": [info[key].tolist() for key in ("action_low", "action_high")],
-        "mean action": data["actions"].mean(0).tolist(),  # tells two draws of --dataset-fraction apart
+        "checksum of the data": info["checksum"],  # tells two draws of --dataset-fraction apart, too
         "observation scale": [info[key].tolist() for key in ("obs_mean", "obs_std")],
     } | {name: getattr(args, name) for name in training}
 
 
-def load_morse(morse, data, info, args):
+def load_morse(morse, info, args):
     """Fill `morse` from --morse-checkpoint. Raises UserError if that is of another network, data or training."""
-    needed, path = describe_morse(morse, data, info, args), args.morse_checkpoint
+    needed, path = describe_morse(morse, info, args), args.morse_checkpoint
     with explain(f"cannot read {path}", "pass a file of `morse_only.py --save`"):
         saved = torch.load(path, map_location="cpu", weights_only=True)
         weights, facts = saved["morse"], {name: saved["facts"][name] for name in needed}
     for name, own in needed.items():
-        is_rounded = name in ("observation scale", "mean action")
+        is_rounded = name == "observation scale"
         if not (np.allclose(facts[name], own, rtol=1e-4, atol=1e-4) if is_rounded else facts[name] == own):
             differs = f"{path} differs in {name}: {facts[name]!s:.80}, here {own!s:.80}"
             raise UserError(f"{differs}; train one with these arguments")
@@ -970,6 +1001,8 @@ def main(args):
             raise UserError(f"--{flag} must be a multiple of --policy-frequency, {args.policy_frequency}")
     with explain(f"--device {args.device} cannot be used here", "new runs and --evaluate take --device cpu"):
         device = torch.zeros(1, device=args.device).device  # with its index
+        if device.type not in ("cpu", "cuda"):
+            raise UserError(f"--device must be cpu, cuda or cuda:N, got {args.device}")
         if device.type == "cuda":
             torch.cuda.set_device(device)
     torch.set_float32_matmul_precision(args.matmul_precision)
@@ -992,6 +1025,7 @@ def main(args):
     data, info = load_dataset(args, device)
     facts = {"domain": domain_of(args.env_id), "dataset_id": info["dataset_id"]}
     facts |= {"transitions": info["transitions"], "terminal": int(data["terminations"].sum())}
+    facts["checksum"] = info["checksum"]
     run_name = f"{args.env_id}__{args.exp_name}__{args.seed}__{time.time_ns()}".lstrip("./").replace("/", "-")
     run_dir = Path(args.resume or Path(args.runs_dir) / run_name)
     shown = vars(args) | facts | {"run_dir": run_dir}
@@ -1025,7 +1059,7 @@ def main(args):
             for name, part in vars(agent).items():
                 part.load_state_dict(checkpoint[name])
     elif args.morse_checkpoint:
-        load_morse(agent.morse, data, info, args)
+        load_morse(agent.morse, info, args)
         done["morse"] = args.morse_steps
     logged_at = time.time()
 

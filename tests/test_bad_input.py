@@ -8,9 +8,11 @@ import sys
 from types import SimpleNamespace
 
 import gymnasium as gym
+import iql_bst
 import minari
 import numpy as np
 import pytest
+import td3_bst
 import torch
 from conftest import ROOT, box, make_minari, run_script
 from td3_bst import Args, UserError, check, main, parse_args, resolve, write_file
@@ -42,6 +44,31 @@ def test_arguments_out_of_range(name, value):
 def test_policy_frequency_divides_them(name):
     with pytest.raises(UserError, match=f"--{name.replace('_', '-')} must be a multiple of --policy-frequency, 2"):
         main(Args(**{name: 61}))
+
+
+@pytest.mark.parametrize(
+    "script, flags, needed",
+    [
+        (td3_bst, "--constant-weight 2", "--weighting constant"),
+        (td3_bst, "--rq-shape 2", "--kernel rq"),
+        (td3_bst, "--morse-checkpoint a.pt --weighting constant", "--weighting morse"),
+        (iql_bst, "--inverse-temperature 1", "--policy-extraction awr"),
+        (iql_bst, "--q-weight 0 --policy-extraction awr", "--policy-extraction bst"),
+        (iql_bst, "--no-detach-weight --policy-extraction awr", "--policy-extraction bst"),
+    ],
+)
+def test_arguments_that_would_do_nothing(script, flags, needed):
+    flag = flags.split()[0].replace("--no-", "--")
+    with pytest.raises(script.UserError, match=f"^{flag} does nothing without {needed}; "):
+        script.parse_args(flags.split())
+    if script is td3_bst and "checkpoint" not in flags:
+        script.parse_args([*flags.split(), *needed.split()])
+
+
+@pytest.mark.parametrize("script", [td3_bst, iql_bst])
+def test_arguments_that_need_another_one(script):
+    names = vars(script.Args()).keys()
+    assert all(name in names and other in names for name, other, _ in script.NEEDS)
 
 
 def test_smallest_values_are_fine():
@@ -85,6 +112,12 @@ def test_absent_dataset_and_unreachable_remote(maze, form):
         load(form.format(maze))
 
 
+@pytest.mark.parametrize("form", ["{}", "td3-bst/{}-v7"])
+def test_absent_dataset_that_was_recreated(form, pointmaze):
+    with pytest.raises(UserError, match=f"cannot be downloaded .*; pass --env-id {pointmaze}, which is there$"):
+        load(form.format("pointmaze-umaze"))
+
+
 def test_absent_dataset_with_one_goal():
     name = "td3-bst/antmaze-umaze-diverse-one-goal-v0"
     advice = f"`python benchmark/make_dataset.py antmaze-umaze-diverse --one-goal`, then --env-id {name[:-3]}$"
@@ -119,7 +152,7 @@ def test_corrupt_hdf5(tmp_path, content):
 
 
 def test_missing_hdf5(tmp_path):
-    with pytest.raises(UserError, match="cannot read .*none.hdf5"):
+    with pytest.raises(UserError, match="there is no file .*none.hdf5"):
         load(str(tmp_path / "none.hdf5"))
 
 
@@ -135,7 +168,10 @@ def test_hdf5_fields(tmp_path):
     for fields, problem in [
         ({"rewards": None, "timeouts": timeouts}, "'rewards' doesn't exist"),
         ({"actions": np.zeros((7, 3)), "timeouts": timeouts}, "7 rows of actions, but 8 of terminals"),
-        ({"timeouts": None}, "'timeouts' doesn't exist"),
+        ({"timeouts": None}, "neither next_observations nor timeouts"),
+        ({"terminals": None, "timeouts": timeouts}, "'terminals' doesn't exist"),
+        ({"terminals": np.where(timeouts, np.nan, 0), "timeouts": timeouts}, "terminals other than 0 and 1"),
+        ({"terminals": -1.0 * timeouts, "timeouts": timeouts}, "terminals other than 0 and 1"),
         ({"actions": np.zeros((8, 3), int), "timeouts": timeouts}, "actions of type int64; only continuous"),
         ({"actions": np.full((8, 3), 1.5), "timeouts": timeouts}, "up to 0.5 outside .*for an .hdf5.* pass --eval-env-id"),
         ({}, "no complete episode"),
@@ -195,7 +231,7 @@ def test_observation_spaces():
         load(make_minari("bad/observation-v0", [one], gym.spaces.Discrete(5), ACTIONS))
 
 
-def test_goal_scale_without_goals(tmp_path):
+def test_goal_scale_without_goals(tmp_path, capsys):
     """Refused if asked for. AntMaze's default is one, and D4RL's own files there are flat: nothing is scaled."""
     one = episode(0, 3)
     parts = {"observations": {"position": one["observations"]}}
@@ -208,7 +244,10 @@ def test_goal_scale_without_goals(tmp_path):
         with pytest.raises(UserError, match=f"{name} have no goals for --goal-scale"):
             load(name, goal_scale=4.0)
     name = make_minari("bad/antmaze-flat-v0", [episode(0, 3)], box(2), ACTIONS)
-    as_is, default = load(name, goal_scale=1.0)[0], load(name, goal_scale=None)[0]
+    as_is = load(name, goal_scale=1.0)[0]
+    assert "goal_scale" not in capsys.readouterr().out
+    default = load(name, goal_scale=None)[0]
+    assert "goal_scale does nothing" in capsys.readouterr().out
     np.testing.assert_array_equal(default["observations"], as_is["observations"])
     with pytest.raises(UserError, match="have no goals for --goal-scale"):
         load(name, goal_scale=2.0)
@@ -296,6 +335,11 @@ def test_cuda_without_cuda(pointmaze):
         pytest.skip("there is a CUDA device")
     with pytest.raises(UserError, match="--device cuda"):
         main(Args(env_id=pointmaze, device="cuda"))
+
+
+def test_device_that_holds_no_data(pointmaze):
+    with pytest.raises(UserError, match="--device must be cpu, cuda or cuda:N, got meta"):
+        main(Args(env_id=pointmaze, device="meta"))
 
 
 def test_folder_that_cannot_be_written(pointmaze, tmp_path):

@@ -14,6 +14,7 @@ OWN = {  # what each script has of its own under a name that another one uses to
     "DOMAINS": "each algorithm's values for a domain",
     "DEFAULTS": "what it has where a domain needs nothing else",
     "LIMITS": "those of its own arguments",
+    "NEEDS": "those of its own arguments",
     "critic_loss": "TD3's target is its policy's action, IQL's the value network",
     "make_agent": "each algorithm's networks and optimisers",
     "update": "each algorithm's update",

@@ -303,32 +303,31 @@ def test_a_saved_network_of_another_kind_is_refused(kwargs, name, saved, pointma
 def test_a_saved_network_of_another_dataset_is_refused(saved):
     facts = torch.load(saved[1])["facts"]
     info = {"dataset_id": "another", "obs_mean": torch.zeros(8), "obs_std": torch.ones(8)}
-    info |= {"action_low": -torch.ones(2), "action_high": torch.ones(2), "transitions": 9}
+    info |= {"action_low": -torch.ones(2), "action_high": torch.ones(2), "transitions": 9, "checksum": 5}
     assert facts["dataset"] == "td3-bst/pointmaze-umaze-v1"
     args = td3_bst.resolve(td3_bst.Args(morse_checkpoint=str(saved[1])))
     with pytest.raises(UserError, match="differs in dataset: td3-bst/pointmaze-umaze-v1, here another"):
-        td3_bst.load_morse(td3_bst.MorseNetwork(8, 2, (32,)), {"actions": torch.zeros(9, 2)}, info, args)
+        td3_bst.load_morse(td3_bst.MorseNetwork(8, 2, (32,)), info, args)
 
 
 def test_what_makes_another_network(saved):
-    """Bounds of the actions do, as other actions, rounding of scale or actions does not, nor where an HDF5 file lies."""
+    """Bounds of the actions do, as other data, rounding of its scale does not, nor where an HDF5 file lies."""
     morse = morse_only.MorseNetwork(3, 2, (4,))
     info = {"dataset_id": "here/a.hdf5", "obs_mean": torch.zeros(3), "obs_std": torch.ones(3)}
-    info |= {"action_low": -torch.ones(2), "action_high": torch.ones(2), "transitions": 9}
+    info |= {"action_low": -torch.ones(2), "action_high": torch.ones(2), "transitions": 9, "checksum": 5}
     args = td3_bst.resolve(td3_bst.Args(morse_checkpoint=str(saved[1].with_name("mine.pt"))))
-    data = {"actions": torch.rand(9, 2)}
-    facts = morse_only.describe_morse(morse, data, info, args)
+    facts = morse_only.describe_morse(morse, info, args)
     torch.save({"facts": facts, "morse": morse.state_dict()}, args.morse_checkpoint)
     other = td3_bst.MorseNetwork(3, 2, (4,))
     moved = info | {"dataset_id": "/there/a.hdf5", "obs_mean": torch.full((3,), 1e-6)}
-    td3_bst.load_morse(other, {"actions": data["actions"] + 1e-6}, moved, args)
+    td3_bst.load_morse(other, moved, args)
     assert all(torch.equal(p, q) for p, q in zip(morse.parameters(), other.parameters()))
     with pytest.raises(UserError, match="differs in action scale"):
-        td3_bst.load_morse(other, data, info | {"action_high": torch.full((2,), 2.0)}, args)
-    with pytest.raises(UserError, match="differs in mean action"):
-        td3_bst.load_morse(other, {"actions": data["actions"] + 1e-2}, info, args)
+        td3_bst.load_morse(other, info | {"action_high": torch.full((2,), 2.0)}, args)
+    with pytest.raises(UserError, match="differs in checksum of the data"):
+        td3_bst.load_morse(other, info | {"checksum": 6}, args)
     with pytest.raises(UserError, match="differs in shapes"):
-        td3_bst.load_morse(td3_bst.MorseNetwork(3, 5, (4,)), {"actions": torch.rand(9, 5)}, info, args)
+        td3_bst.load_morse(td3_bst.MorseNetwork(3, 5, (4,)), info, args)
 
 
 def test_bad_input(tmp_path, pointmaze):

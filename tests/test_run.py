@@ -333,6 +333,19 @@ def test_resume_refuses_another_dataset(run, tmp_path, name, value):
     assert sorted(old.iterdir()) == files  # no events of a run that was not
 
 
+@pytest.mark.parametrize("key", ["observations", "actions", "rewards"])
+def test_resume_refuses_other_values(tmp_path, key):
+    """As of a file that was repaired meanwhile: as many rows, and ends at the same ones."""
+    arrays = {"observations": np.zeros((200, 4)), "actions": np.zeros((200, 3)), "rewards": np.zeros(200)}
+    fields = {"timeouts": np.arange(200) % 20 == 19}
+    run = train(write_hdf5(tmp_path / "a.hdf5", 200, **arrays, **fields), tmp_path / "runs")
+    main(parse_args(["--resume", str(run)]))
+    arrays[key][7] = 0.5
+    write_hdf5(tmp_path / "a.hdf5", 200, **arrays, **fields)
+    with pytest.raises(UserError, match="was on data with {'checksum': .*}; start a new run"):
+        main(parse_args(["--resume", str(run)]))
+
+
 def test_evaluate_does_not_blame_the_policy_for_the_environment(run, monkeypatch):
     def fail(*args):
         raise RuntimeError("the simulator is unstable")
