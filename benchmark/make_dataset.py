@@ -28,7 +28,7 @@ The result is an ordinary Minari dataset under this project's namespace, td3-bst
 (~/.minari/datasets or $MINARI_DATASETS_PATH), with the cells of D4RL's evaluation task: one for the goal, from any
 start in PointMaze and a fixed one in AntMaze. Within its cell Gymnasium-Robotics draws each anew, by up to 1 m in AntMaze
 and 0.25 m in PointMaze, D4RL by less or not at all. A report and a map of its states lie beside the data. AntMaze is
-recorded in parts, and Ctrl-C loses none that is finished.
+recorded in parts, and Ctrl-C or a kill loses none that is finished.
 It is recreated data: never put a score on it beside one on D4RL's own without saying so.
 """
 
@@ -307,9 +307,10 @@ def describe(args, episodes, folder):
         "mean length of successes": lengths[success],
     }.items():
         report[name] = float(values.mean()) if len(values) else None
-    (folder / "report.json").write_text(json.dumps(report | {"arguments": describe_arguments(args)}, indent=1))
     positions = np.concatenate([episode.observations["achieved_goal"] for episode in episodes])
     draw_coverage(args, report, positions).savefig(folder / "coverage.png", dpi=100)
+    report_file = folder / "report.json"  # last: a dataset without it is half of one
+    report_file.write_text(json.dumps(report | {"arguments": describe_arguments(args)}, indent=1))
     return report
 
 
@@ -367,9 +368,10 @@ def main(args):
     dataset_id = name_dataset(args)
     try:
         path = get_dataset_path(dataset_id)
-        if path.exists():
-            sys.exit(f"error: {path} exists; to make it anew, delete that folder first")
         folder = path.with_name(f".{path.name}-parts")  # hidden, or Minari would take it for a dataset
+        is_half = folder.exists() and path.exists() and not (path / "report.json").exists()  # left by a kill
+        if path.exists() and not is_half:
+            sys.exit(f"error: {path} exists; to make it anew, delete that folder first")
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         sys.exit(f"error: cannot write datasets ({error}); set MINARI_DATASETS_PATH to a folder of yours")
@@ -383,6 +385,8 @@ def main(args):
         file.write_text(json.dumps(settings))
     if not file.exists() or json.loads(file.read_text()) != settings:
         sys.exit(f"error: {folder} has parts made with other arguments; go on with those, or delete that folder first")
+    if is_half and not (path / "report.json").exists():  # nor has another process made it anew meanwhile
+        shutil.rmtree(path)
     episodes = record_parts(args, folder)
     if args.one_goal:
         episodes = list(relabel(args, episodes))

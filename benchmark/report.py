@@ -166,11 +166,13 @@ def count_seeds(runs):
 
 
 def check_row(name, runs):
-    """SystemExit, with the folders, if the runs of a row have a seed twice or were to have different numbers of steps."""
+    """SystemExit, with the folders, if the runs of a row have a seed twice, or not the same number of steps or data."""
     seeds = [run["args"]["seed"] for run in runs]
     totals = {run["args"].get("total_timesteps") for run in runs}
-    if len(set(seeds)) < len(seeds) or len(totals) > 1:
-        wrong = "have a seed twice" if len(totals) == 1 else f"were to have {totals} steps"
+    sizes = {run["transitions"] for run in runs if "transitions" in run and run["args"].get("dataset_fraction") == 1}
+    if len(set(seeds)) < len(seeds) or len(totals) > 1 or len(sizes) > 1:
+        wrong = f"were on data of {sizes} transitions" if len(sizes) > 1 else "have a seed twice"
+        wrong = f"were to have {totals} steps" if len(totals) > 1 else wrong
         folders = ", ".join(run["folder"] for run in runs)
         sys.exit(f"error: runs of {name}, seeds {seeds}, {wrong}; move away those not to count of {folders}")
 

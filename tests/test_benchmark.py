@@ -158,6 +158,15 @@ def test_runs_that_are_no_row(tmp_path, capsys):
     write_result(tmp_path / "y", "a", 3, [1.0, 3.0], [1], MORSE, total_timesteps=300)
     with pytest.raises(SystemExit, match="were to have .*300"):
         report.main(str(tmp_path))
+    shutil.rmtree(tmp_path / "y")
+    for seed, fraction, transitions in (1, 1.0, 100), (2, 1.0, 99), (3, 0.5, 51), (4, 0.5, 49):
+        write_result(tmp_path / "z", "a", seed, [1.0], [1], MORSE, dataset_fraction=fraction)
+        file = tmp_path / f"z/a{seed}/results.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"transitions": transitions}))
+    with pytest.raises(SystemExit, match="seeds .1, 2., were on data of .* transitions; move away"):
+        report.main(str(tmp_path / "z"))
+    shutil.rmtree(tmp_path / "z/a2")
+    assert "`--dataset-fraction 0.5` | 50 | 3, 4 |" in tables(capsys, tmp_path / "z")  # the share's size is by seed
 
 
 def test_flags_are_what_differs_from_todays_defaults(tmp_path, capsys):

@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -283,6 +284,12 @@ def test_half_a_dataset_is_removed_and_another_processs_is_not(tmp_path, monkeyp
         patch.setattr(make_dataset, "describe", lambda *_: 1 / 0)  # once it is written
         make_dataset.main(args)
     assert not path.exists() and list(tmp_path.rglob("0.pkl"))  # the finished parts stay
+    path.mkdir()  # as a kill leaves it, which removes nothing
+    make_dataset.main(args)
+    assert len(minari.load_dataset("td3-bst/pointmaze-umaze-v1")) == 1
+    with pytest.raises(SystemExit, match="exists; to make it anew"):
+        make_dataset.main(args)
+    shutil.rmtree(path)
     record = make_dataset.record_parts
     monkeypatch.setattr(make_dataset, "record_parts", lambda *_: path.mkdir() or record(*_))  # meanwhile
     with pytest.raises(SystemExit, match="exists by now"):
