@@ -488,9 +488,10 @@ def read_minari(dataset, args):
 
     Episodes hold one observation more than actions; no next observation is built across an episode's end."""
     obs_space, action_space = dataset.observation_space, dataset.action_space
-    names = f"{args.env_id} {dataset.env_spec}".lower()
+    is_maze = re.search("antmaze|pointmaze", f"{args.env_id} {dataset.env_spec}".lower())
     has_goals = isinstance(obs_space, gym.spaces.Dict) and {"achieved_goal", "desired_goal"} <= set(obs_space)
-    ends_at_success = has_goals and re.search("antmaze|pointmaze", names)
+    if is_maze and not has_goals:
+        print("a maze without goals in its observations: only what is stored as terminal is, successes are not")
     obs_dim, action_dim = gym.spaces.flatdim(obs_space), gym.spaces.flatdim(action_space)
     shapes = (obs_dim,), (action_dim,), (), (obs_dim,), ()
     data = {key: np.empty((dataset.total_steps, *shape), np.float32) for key, shape in zip(DATA_KEYS, shapes)}
@@ -502,7 +503,7 @@ def read_minari(dataset, args):
     for count, episode in enumerate(episodes, 1):
         obs, actions = flatten(obs_space, episode.observations), flatten(action_space, episode.actions)
         keep, terminations = np.ones(len(actions), bool), episode.terminations
-        if ends_at_success:
+        if is_maze and has_goals:
             keep, terminations = maze_episode(episode.observations, terminations)
         rewards = mend_rewards(episode.rewards, obs[1:], dataset.env_spec)
         recorded += len(actions)

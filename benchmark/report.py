@@ -115,7 +115,9 @@ def flags(args, script, hidden):
         values = list(value) if isinstance(value, (list, tuple)) else [value]
         if name in RUNNING | hidden or values == (list(default) if isinstance(default, tuple) else [default]):
             continue
-        if isinstance(getattr(script.Args, name, None), bool):  # a switch
+        if name == "morse_checkpoint":
+            found.append("`--morse-checkpoint`")  # of a seed each, and of a network as the other arguments say
+        elif isinstance(getattr(script.Args, name, None), bool):  # a switch
             found.append(f"`--{flag}`" if value else f"`--no-{flag}`")
         else:
             words = (f"{x:g}" if isinstance(x, float) else str(x) for x in values)

@@ -222,6 +222,9 @@ def test_a_row_may_differ_in_what_its_method_does_not_read(tmp_path, capsys):
     assert "| IQL | 50 | 1, 2 | 5.0 [5.0, 5.0] |" in tables(capsys, tmp_path / "awr")
     assert "| behaviour cloning (iql_bst.py) | 50 | 1, 2 | 5.0 [5.0, 5.0] |" in tables(capsys, tmp_path / "bst")
     assert "| TD3-BST | 50 | 1, 2 | 5.0 [5.0, 5.0] |" in tables(capsys, tmp_path / "rbf")
+    for seed in 1, 2:
+        write_result(tmp_path / "saved", "a", seed, [5.0], [1], MORSE, morse_checkpoint=f"morse-{seed}.pt")
+    assert "| TD3-BST `--morse-checkpoint` | 50 | 1, 2 | 5.0 [5.0, 5.0] |" in tables(capsys, tmp_path / "saved")
     reads = {"discount": CLONED | {"q_weight": 1.0}, "temperature": CLONED | {"weighting": "morse"}, "tau": {}, "kernel": {}}
     reads |= {"actor_learning_rate": CLONED, "bound_targets": {}}
     for name, args in reads.items():
