@@ -3,7 +3,7 @@
 Kostrikov et al., "Offline Reinforcement Learning with Implicit Q-Learning", arXiv 2110.06169, and Srinivasan &
 Knottenbelt, "Offline Reinforcement Learning with Behavioral Supervisor Tuning", arXiv 2404.16399.
 
-Values and critics are IQL's, and never see an action that is not in the data; Q' are Polyak averages of the critics:
+Values and critics are IQL's, trained on the data's actions alone; Q' are Polyak averages of the critics:
     L(V)   = E_D[|expectile - 1(u < 0)| * u^2],  u = min_i Q'_i(s, a) - V(s)
     L(Q_i) = E_D[(r + gamma * (1 - d) * V(s') - Q_i(s, a))^2]
 
@@ -12,7 +12,7 @@ a Morse network that is trained first; with --policy-extraction awr it is IQL's 
     bst:   E_D[-Q_1(s, pi(s)) / mean |Q_1| + (exp((1 - M(s, pi(s))) / mu) - 1) * ||pi(s) - a||^2]
     awr:   E_D[-min(exp(beta * A), 100) * log pi(a | s)],  A = min_i Q'_i(s, a) - V(s)
 
-with no gradient through mean |Q_1| nor, unless by --no-detach-weight, through the weight exp(...) - 1.
+In bst no gradient goes through mean |Q_1| nor, unless by --no-detach-weight, through the weight exp(...) - 1.
 
     python iql_bst.py --env-id antmaze-large-diverse                           # IQL-BST
     python iql_bst.py --env-id antmaze-large-diverse --policy-extraction awr   # IQL
@@ -204,13 +204,15 @@ LIMITS = {  # lowest and highest value; for the rest 1 (integers) or 1e-12 (floa
     "temperature": (1 / 30, 1e12), "total_timesteps": (0, 1e12), "reward_shift": (-1e12, 1e12), "tau": (1e-12, 1),
     "discount": (0, 0.999999), "constant_weight": (0, 1e12), "q_weight": (0, 1e12), "expectile": (1e-12, 0.999999),
 }
-NEEDS = [  # arguments that do nothing unless another one has this value
-    ("rq_shape", "kernel", "rq"),
-    ("constant_weight", "weighting", "constant"),
-    ("morse_checkpoint", "weighting", "morse"),
+NEEDS = [  # some arguments that do nothing unless another one has this value
     ("inverse_temperature", "policy_extraction", "awr"),
     ("max_awr_weight", "policy_extraction", "awr"),
     *((name, "policy_extraction", "bst") for name in ("weighting", "q_weight", "detach_weight", "morse_checkpoint")),
+    *((name, "policy_extraction", "bst") for name in ("constant_weight", "rq_shape")),
+    ("rq_shape", "kernel", "rq"),
+    ("constant_weight", "weighting", "constant"),
+    ("morse_checkpoint", "weighting", "morse"),
+    ("detach_weight", "weighting", "morse"),
 ]
 DATA_KEYS = ("observations", "actions", "rewards", "next_observations", "terminations")
 
@@ -334,7 +336,7 @@ PALM_TO_OBJECT = {  # observations (n, obs_dim) to vectors (n, 3) from palm to o
 
 
 def how_to_recreate(env_id):
-    """The command that recreates a dataset of this name, for an error's advice; empty if there is none."""
+    """For an error's advice: which command recreates a dataset of this name, or its id if that was done; or ""."""
     mazes = "pointmaze-(umaze|medium|large)|antmaze-(umaze(-diverse)?|(medium|large)-(play|diverse))(-one-goal)?"
     if match := re.search(rf"({mazes})(-v\d+)?$", env_id):
         command = "make_dataset.py " + match[1].replace("-one-goal", " --one-goal")
@@ -342,6 +344,8 @@ def how_to_recreate(env_id):
         command = f"make_locomotion.py {match[2]}"
     else:
         return ""
+    if made := sorted((minari.storage.get_dataset_path() / "td3-bst").glob(f"{match[1]}-v*")):
+        return f"pass --env-id td3-bst/{made[-1].name}, which is there"
     return f"recreate it: `python benchmark/{command}`, then --env-id td3-bst/{match[1]}"
 
 
@@ -352,7 +356,7 @@ def locate_minari(env_id):
     is_short = re.sub(r"-v\d+$", "", env_id) in SHORT_NAMES
     name = "D4RL/" + env_id.replace("-", "/", 1) if is_short else env_id
 
-    def pick(dataset_ids, name=name):  # the exact match or, if `name` has no version, the newest
+    def pick(dataset_ids):  # the exact match or, if `name` has no version, the newest
         matches = [i for i in dataset_ids if name in (i, i.rpartition("-v")[0])]
         return max(matches, key=lambda i: int(i.rpartition("-v")[2]), default=None)
 
@@ -366,8 +370,6 @@ def locate_minari(env_id):
         made_by = of_all_versions[old].get("minari_version")
         raise UserError(f"{root / old} is of Minari {made_by}, which this one cannot read; delete it to get it anew")
     recreate = how_to_recreate(env_id)
-    if recreate and (made := pick(local, recreate.split()[-1])):
-        recreate = f"pass --env-id {made}, which is there"
     names = sorted({*SHORT_NAMES, *LOCOMOTION, *local} - {env_id})
     near = ", ".join(difflib.get_close_matches(env_id, names, n=3, cutoff=0.5))
     if "/" in name:
@@ -425,8 +427,9 @@ def read_hdf5(path, args):
             raise UserError(f"{path} has actions of type {file['actions'].dtype}; only continuous ones are supported")
         if not {"next_observations", "timeouts"} & file.keys():
             raise UserError(f"{path} has neither next_observations nor timeouts to tell where episodes end; add one")
-        if not np.isin(file["terminals"], (0, 1)).all():
-            raise UserError(f"{path} has terminals other than 0 and 1; repair them")
+        for key in ("terminals", "timeouts"):
+            if key in file and not np.isin(file[key], (0, 1)).all():
+                raise UserError(f"{path} has {key} other than 0 and 1; repair them")
         has_next = "next_observations" in file
         ends = terminals = file["terminals"][:].reshape(-1).astype(bool)
         if "timeouts" in file:
@@ -488,10 +491,10 @@ def read_minari(dataset, args):
 
     Episodes hold one observation more than actions; no next observation is built across an episode's end."""
     obs_space, action_space = dataset.observation_space, dataset.action_space
-    is_maze = re.search("antmaze|pointmaze", f"{args.env_id} {dataset.env_spec}".lower())
+    names_maze = bool(re.search("antmaze|pointmaze", f"{args.env_id} {dataset.env_spec}".lower()))
     has_goals = isinstance(obs_space, gym.spaces.Dict) and {"achieved_goal", "desired_goal"} <= set(obs_space)
-    if is_maze and not has_goals:
-        print("a maze without goals in its observations: only what is stored as terminal is, successes are not")
+    if names_maze and not has_goals:
+        print("a maze without goals in its observations: a success is terminal only where the data says so")
     obs_dim, action_dim = gym.spaces.flatdim(obs_space), gym.spaces.flatdim(action_space)
     shapes = (obs_dim,), (action_dim,), (), (obs_dim,), ()
     data = {key: np.empty((dataset.total_steps, *shape), np.float32) for key, shape in zip(DATA_KEYS, shapes)}
@@ -503,7 +506,7 @@ def read_minari(dataset, args):
     for count, episode in enumerate(episodes, 1):
         obs, actions = flatten(obs_space, episode.observations), flatten(action_space, episode.actions)
         keep, terminations = np.ones(len(actions), bool), episode.terminations
-        if is_maze and has_goals:
+        if names_maze and has_goals:
             keep, terminations = maze_episode(episode.observations, terminations)
         rewards = mend_rewards(episode.rewards, obs[1:], dataset.env_spec)
         recorded += len(actions)
@@ -566,15 +569,15 @@ def check(dataset_id, arrays, obs_space, action_space, env):
     is_box = isinstance(action_space, gym.spaces.Box) and action_space.dtype.kind == "f" and action_space.is_bounded()
     if not (is_box and len(action_space.shape) == 1 and (action_space.low < action_space.high).all()):
         raise UserError(f"actions of {dataset_id} are {action_space}, not continuous vectors with finite bounds")
-    advice = "pass --eval-env-id of the environment that the data is from, or none"
+    advice = "pass --eval-env-id of the environment that the data is from"
     if env and outline(env.observation_space) != outline(obs_space):
-        raise UserError(f"{env.spec.id} observes {env.observation_space}, the data {obs_space}; {advice}")
+        raise UserError(f"{env.spec.id} observes {env.observation_space}, the data {obs_space}; {advice}, or none")
     if env and not (
         isinstance(env.action_space, gym.spaces.Box)
         and env.action_space.shape == action_space.shape
         and np.allclose([env.action_space.low, env.action_space.high], [action_space.low, action_space.high])
     ):
-        raise UserError(f"{env.spec.id} takes actions {env.action_space}, the data {action_space}; {advice}")
+        raise UserError(f"{env.spec.id} takes actions {env.action_space}, the data {action_space}; {advice}, or none")
     lowest, highest = arrays["actions"].min(0), arrays["actions"].max(0)  # (k,)
     excess = np.maximum(action_space.low - lowest, highest - action_space.high)  # (k,)
     if (excess > 1e-4 * (action_space.high - action_space.low)).any():  # more than rounding
@@ -636,7 +639,7 @@ def load_dataset(args, device):
     elif args.goal_scale != 1:
         if args.goal_scale != DOMAINS[domain_of(args.env_id)][1]["goal_scale"]:  # not the default
             raise UserError(f"the observations of {dataset_id} have no goals for --goal-scale to scale; leave it out")
-        print("the observations have no parts named goals: goal_scale does nothing")
+        print("the observations have no goals: goal_scale does nothing")
     for key in ("observations", "next_observations"):
         data[key].sub_(mean).div_(std)
     info = {"dataset_id": dataset_id, "obs_mean": mean, "obs_std": std, "action_low": low, "action_high": high}
@@ -836,7 +839,7 @@ def actor_loss(actor, critic, morse, batch, args):
     loss = (weight * error).mean()  # E_D[weight * ||pi(s) - a||^2]
     if args.q_weight > 0:
         q = critic(obs, pi, twins=1)[0]  # (batch,)
-        loss = loss - args.q_weight * q.mean() / q.abs().mean().detach()  # q_weight E_D[-Q / mean |Q|]
+        loss = loss - args.q_weight * q.mean() / q.abs().mean().detach()  # q_weight E_D[-Q_1 / mean |Q_1|]
         metrics["policy/q"] = q
     return loss, metrics | {"loss/actor": loss}
 
@@ -864,7 +867,7 @@ def make_agent(obs_dim, action_dim, args, device):
     agent.target_critic = copy.deepcopy(agent.critic).requires_grad_(False)
     kernel = args.kernel_scale_factor * action_dim, args.kernel, args.rq_shape
     agent.morse = MorseNetwork(obs_dim, action_dim, args.morse_hidden_dims, *kernel).to(device)
-    kind = {"fused": device.type in ("cpu", "cuda"), "capturable": device.type == "cuda"}  # by a CUDA graph
+    kind = {"fused": device.type in ("cpu", "cuda"), "capturable": device.type == "cuda"}
     policy = list(agent.actor.parameters())
     if args.policy_extraction == "awr":
         policy += agent.log_std.parameters()
@@ -972,7 +975,8 @@ def parse_args(argv=None):
         for name, other, value in NEEDS:
             if getattr(args, name) != getattr(Args, name) and getattr(args, other) != value:
                 flag, needed = name.replace("_", "-"), other.replace("_", "-")
-                raise UserError(f"--{flag} does nothing without --{needed} {value}; leave it out or pass both")
+                flag = f"no-{flag}" if getattr(args, name) is False else flag
+                raise UserError(f"--{flag} does nothing without --{needed} {value}; leave it out or pass that too")
         return args
     with explain(f"{run!r} is not the folder of a run of this script", "look for one in --runs-dir"):
         record = json.loads((Path(run) / "args.json").read_text())["args"]
@@ -1007,7 +1011,7 @@ def describe_morse(morse, info, args):
 def load_morse(morse, info, args):
     """Fill `morse` from --morse-checkpoint. Raises UserError if that is of another network, data or training."""
     needed, path = describe_morse(morse, info, args), args.morse_checkpoint
-    with explain(f"cannot read {path}", "pass a file of `morse_only.py --save`"):
+    with explain(f"cannot read {path}", "pass a file of this version's `morse_only.py --save`"):
         saved = torch.load(path, map_location="cpu", weights_only=True)
         weights, facts = saved["morse"], {name: saved["facts"][name] for name in needed}
     for name, own in needed.items():
@@ -1079,8 +1083,8 @@ def main(args):
         print("the data names no environment, so the policy is not evaluated; --eval-env-id names one", flush=True)
     if args.resume:
         record = json.loads((run_dir / "args.json").read_text())
-        if new := {name: value for name, value in facts.items() if record.get(name) != value}:
-            had = {name: record.get(name) for name in new}
+        if new := {name: value for name, value in facts.items() if name in record and record[name] != value}:
+            had = {name: record[name] for name in new}
             raise UserError(f"{run_dir} was on data with {had}, here {new}; start a new run")
     else:
         packages = ("torch", "numpy", "gymnasium", "gymnasium-robotics", "mujoco", "minari")

@@ -249,7 +249,7 @@ PALM_TO_OBJECT = {  # observations (n, obs_dim) to vectors (n, 3) from palm to o
 
 
 def how_to_recreate(env_id):
-    """The command that recreates a dataset of this name, for an error's advice; empty if there is none."""
+    """For an error's advice: which command recreates a dataset of this name, or its id if that was done; or ""."""
     mazes = "pointmaze-(umaze|medium|large)|antmaze-(umaze(-diverse)?|(medium|large)-(play|diverse))(-one-goal)?"
     if match := re.search(rf"({mazes})(-v\d+)?$", env_id):
         command = "make_dataset.py " + match[1].replace("-one-goal", " --one-goal")
@@ -257,6 +257,8 @@ def how_to_recreate(env_id):
         command = f"make_locomotion.py {match[2]}"
     else:
         return ""
+    if made := sorted((minari.storage.get_dataset_path() / "td3-bst").glob(f"{match[1]}-v*")):
+        return f"pass --env-id td3-bst/{made[-1].name}, which is there"
     return f"recreate it: `python benchmark/{command}`, then --env-id td3-bst/{match[1]}"
 
 
@@ -267,7 +269,7 @@ def locate_minari(env_id):
     is_short = re.sub(r"-v\d+$", "", env_id) in SHORT_NAMES
     name = "D4RL/" + env_id.replace("-", "/", 1) if is_short else env_id
 
-    def pick(dataset_ids, name=name):  # the exact match or, if `name` has no version, the newest
+    def pick(dataset_ids):  # the exact match or, if `name` has no version, the newest
         matches = [i for i in dataset_ids if name in (i, i.rpartition("-v")[0])]
         return max(matches, key=lambda i: int(i.rpartition("-v")[2]), default=None)
 
@@ -281,8 +283,6 @@ def locate_minari(env_id):
         made_by = of_all_versions[old].get("minari_version")
         raise UserError(f"{root / old} is of Minari {made_by}, which this one cannot read; delete it to get it anew")
     recreate = how_to_recreate(env_id)
-    if recreate and (made := pick(local, recreate.split()[-1])):
-        recreate = f"pass --env-id {made}, which is there"
     names = sorted({*SHORT_NAMES, *LOCOMOTION, *local} - {env_id})
     near = ", ".join(difflib.get_close_matches(env_id, names, n=3, cutoff=0.5))
     if "/" in name:
@@ -340,8 +340,9 @@ def read_hdf5(path, args):
             raise UserError(f"{path} has actions of type {file['actions'].dtype}; only continuous ones are supported")
         if not {"next_observations", "timeouts"} & file.keys():
             raise UserError(f"{path} has neither next_observations nor timeouts to tell where episodes end; add one")
-        if not np.isin(file["terminals"], (0, 1)).all():
-            raise UserError(f"{path} has terminals other than 0 and 1; repair them")
+        for key in ("terminals", "timeouts"):
+            if key in file and not np.isin(file[key], (0, 1)).all():
+                raise UserError(f"{path} has {key} other than 0 and 1; repair them")
         has_next = "next_observations" in file
         ends = terminals = file["terminals"][:].reshape(-1).astype(bool)
         if "timeouts" in file:
@@ -403,10 +404,10 @@ def read_minari(dataset, args):
 
     Episodes hold one observation more than actions; no next observation is built across an episode's end."""
     obs_space, action_space = dataset.observation_space, dataset.action_space
-    is_maze = re.search("antmaze|pointmaze", f"{args.env_id} {dataset.env_spec}".lower())
+    names_maze = bool(re.search("antmaze|pointmaze", f"{args.env_id} {dataset.env_spec}".lower()))
     has_goals = isinstance(obs_space, gym.spaces.Dict) and {"achieved_goal", "desired_goal"} <= set(obs_space)
-    if is_maze and not has_goals:
-        print("a maze without goals in its observations: only what is stored as terminal is, successes are not")
+    if names_maze and not has_goals:
+        print("a maze without goals in its observations: a success is terminal only where the data says so")
     obs_dim, action_dim = gym.spaces.flatdim(obs_space), gym.spaces.flatdim(action_space)
     shapes = (obs_dim,), (action_dim,), (), (obs_dim,), ()
     data = {key: np.empty((dataset.total_steps, *shape), np.float32) for key, shape in zip(DATA_KEYS, shapes)}
@@ -418,7 +419,7 @@ def read_minari(dataset, args):
     for count, episode in enumerate(episodes, 1):
         obs, actions = flatten(obs_space, episode.observations), flatten(action_space, episode.actions)
         keep, terminations = np.ones(len(actions), bool), episode.terminations
-        if is_maze and has_goals:
+        if names_maze and has_goals:
             keep, terminations = maze_episode(episode.observations, terminations)
         rewards = mend_rewards(episode.rewards, obs[1:], dataset.env_spec)
         recorded += len(actions)
@@ -481,15 +482,15 @@ def check(dataset_id, arrays, obs_space, action_space, env):
     is_box = isinstance(action_space, gym.spaces.Box) and action_space.dtype.kind == "f" and action_space.is_bounded()
     if not (is_box and len(action_space.shape) == 1 and (action_space.low < action_space.high).all()):
         raise UserError(f"actions of {dataset_id} are {action_space}, not continuous vectors with finite bounds")
-    advice = "pass --eval-env-id of the environment that the data is from, or none"
+    advice = "pass --eval-env-id of the environment that the data is from"
     if env and outline(env.observation_space) != outline(obs_space):
-        raise UserError(f"{env.spec.id} observes {env.observation_space}, the data {obs_space}; {advice}")
+        raise UserError(f"{env.spec.id} observes {env.observation_space}, the data {obs_space}; {advice}, or none")
     if env and not (
         isinstance(env.action_space, gym.spaces.Box)
         and env.action_space.shape == action_space.shape
         and np.allclose([env.action_space.low, env.action_space.high], [action_space.low, action_space.high])
     ):
-        raise UserError(f"{env.spec.id} takes actions {env.action_space}, the data {action_space}; {advice}")
+        raise UserError(f"{env.spec.id} takes actions {env.action_space}, the data {action_space}; {advice}, or none")
     lowest, highest = arrays["actions"].min(0), arrays["actions"].max(0)  # (k,)
     excess = np.maximum(action_space.low - lowest, highest - action_space.high)  # (k,)
     if (excess > 1e-4 * (action_space.high - action_space.low)).any():  # more than rounding
@@ -551,7 +552,7 @@ def load_dataset(args, device):
     elif args.goal_scale != 1:
         if args.goal_scale != DOMAINS[domain_of(args.env_id)][1]["goal_scale"]:  # not the default
             raise UserError(f"the observations of {dataset_id} have no goals for --goal-scale to scale; leave it out")
-        print("the observations have no parts named goals: goal_scale does nothing")
+        print("the observations have no goals: goal_scale does nothing")
     for key in ("observations", "next_observations"):
         data[key].sub_(mean).div_(std)
     info = {"dataset_id": dataset_id, "obs_mean": mean, "obs_std": std, "action_low": low, "action_high": high}
@@ -644,7 +645,7 @@ def make_agent(obs_dim, action_dim, args, device):
     agent = SimpleNamespace()
     kernel = args.kernel_scale_factor * action_dim, args.kernel, args.rq_shape
     agent.morse = MorseNetwork(obs_dim, action_dim, args.morse_hidden_dims, *kernel).to(device)
-    kind = {"fused": device.type in ("cpu", "cuda"), "capturable": device.type == "cuda"}  # by a CUDA graph
+    kind = {"fused": device.type in ("cpu", "cuda"), "capturable": device.type == "cuda"}
     agent.morse_optimizer = torch.optim.Adam(agent.morse.parameters(), args.morse_learning_rate, **kind)
     return agent
 
@@ -965,6 +966,8 @@ def main(args):
             raise UserError(f"--{name.replace('_', '-')} is empty; pass at least one value")
     with explain(f"--device {args.device} cannot be used here", "pass --device cpu"):
         device = torch.zeros(1, device=args.device).device  # with its index
+        if device.type not in ("cpu", "cuda"):
+            raise UserError(f"--device must be cpu, cuda or cuda:N, got {args.device}")
         if device.type == "cuda":
             torch.cuda.set_device(device)
     if args.env_id == "four-modes":

@@ -6,7 +6,8 @@
 #                       NVIDIA's MPS, started before with `nvidia-cuda-mps-control -d` (benchmark/speed.md); of runs that
 #                       download one Minari dataset at the same time all but one may fail: rerun the command
 #   FILTER=REGEX        only the commands that match, e.g. FILTER=medium or FILTER='umaze .*--seed 1$'
-#   FLAGS="..."         added to every command, e.g. FLAGS="--total-timesteps 300000"
+#   FLAGS="..."         added to every command, e.g. FLAGS="--total-timesteps 300000"; what does nothing for a command's
+#                       method may be refused, so choose with FILTER
 #   DRY_RUN=1           print the commands
 #
 # Finished runs are skipped and interrupted ones resumed (run_one.sh), so after Ctrl-C, a kill or a failure rerun the same
