@@ -331,7 +331,8 @@ def how_to_recreate(env_id):
         command = f"make_locomotion.py {match[2]}"
     else:
         return ""
-    if made := sorted((minari.storage.get_dataset_path() / "td3-bst").glob(f"{match[1]}-v*")):
+    root = Path(os.environ.get("MINARI_DATASETS_PATH", Path.home() / ".minari" / "datasets"))  # Minari's would make it
+    if made := sorted((root / "td3-bst").glob(f"{match[1]}-v*")):
         return f"pass --env-id td3-bst/{made[-1].name}, which is there"
     return f"recreate it: `python benchmark/{command}`, then --env-id td3-bst/{match[1]}"
 

@@ -140,6 +140,13 @@ def test_absent_locomotion_file(monkeypatch, tmp_path):
     monkeypatch.setattr("td3_bst.D4RL_URL", (tmp_path / "nothing").as_uri())
     with pytest.raises(UserError, match="cannot download .*walker2d_medium-v2.hdf5.*by hand, or recreate it: "):
         load("walker2d-medium-v2")
+    monkeypatch.setenv("MINARI_DATASETS_PATH", "/proc/nowhere")  # not needed for this
+    with pytest.raises(UserError, match="cannot download .*by hand, or recreate it: "):
+        load("walker2d-medium-v2")
+    (tmp_path / "td3-bst" / "walker2d-medium-v0").mkdir(parents=True)
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    with pytest.raises(UserError, match="by hand, or pass --env-id td3-bst/walker2d-medium-v0, which is there"):
+        load("walker2d-medium-v2")
 
 
 @pytest.mark.parametrize("content", [b"", b"not HDF5", None])
