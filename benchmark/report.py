@@ -172,11 +172,16 @@ def check_row(name, runs):
     seeds = [run["args"]["seed"] for run in runs]
     totals = {run["args"].get("total_timesteps") for run in runs}
     sizes = {run["transitions"] for run in runs if "transitions" in run and run["args"].get("dataset_fraction") == 1}
-    if len(set(seeds)) < len(seeds) or len(totals) > 1 or len(sizes) > 1:
-        wrong = f"were on data of {sizes} transitions" if len(sizes) > 1 else "have a seed twice"
-        wrong = f"were to have {totals} steps" if len(totals) > 1 else wrong
-        folders = ", ".join(run["folder"] for run in runs)
-        sys.exit(f"error: runs of {name}, seeds {seeds}, {wrong}; move away those not to count of {folders}")
+    if len(totals) > 1:
+        wrong = f"were to have {totals} steps"
+    elif len(sizes) > 1:
+        wrong = f"were on data of {sizes} transitions"
+    elif len(set(seeds)) < len(seeds):
+        wrong = "have a seed twice"
+    else:
+        return
+    folders = ", ".join(run["folder"] for run in runs)
+    sys.exit(f"error: runs of {name}, seeds {seeds}, {wrong}; move away those not to count of {folders}")
 
 
 def rows_of(records):
