@@ -9,7 +9,8 @@ Train a Morse network, whose certainty M(s, a) = exp(-lambda^2 / 2 * ||f(s, a) -
 then TD3 with a policy objective that clones behaviour where the policy's action leaves the data's support:
     L(pi) = E_D[-Q_1(s, pi(s)) / mean |Q_1| + (exp((1 - M(s, pi(s))) / mu) - 1) * ||pi(s) - a||^2],
 
-with no gradient through mean |Q_1| nor, unless by --no-detach-weight, through the weight exp(...) - 1.
+with no gradient through mean |Q_1|, nor, without --no-detach-weight, through the weight exp(...) - 1. lambda is
+--kernel-scale-factor times the number of action dimensions, mu is --temperature.
 
     python td3_bst.py --env-id antmaze-large-diverse                         # the experiment
     python td3_bst.py --env-id hopper-medium-v2 --seed 2                     # the paper's own locomotion data
@@ -66,7 +67,7 @@ class Args:
     env_id: str = "pointmaze-umaze"
     """dataset: a D4RL name (antmaze-large-diverse, hopper-medium-v2, pen-human), a Minari id, or a D4RL-format .hdf5"""
     eval_env_id: str | None = None
-    """Gymnasium id to evaluate in, or none; unset: the dataset's; an .hdf5 names none, and takes its bounds from it"""
+    """Gymnasium id to evaluate in, or none; unset: the dataset's; an .hdf5 has none, and takes its bounds from this"""
     exp_name: str = Path(__file__).stem
     """name of the experiment, part of the run's folder name"""
     seed: int = 1
@@ -78,7 +79,7 @@ class Args:
     compile: bool = False
     """whether torch.compile compiles an update's losses and gradients: faster after a minute; needs a C++ compiler"""
     total_timesteps: int = 1_000_000
-    """steps after Morse pre-training: the critics', of which each policy_frequency-th is also the policy's"""
+    """critic steps after Morse pre-training; after each policy_frequency of them the policy takes one"""
     eval_freq: int = 50_000
     """steps between evaluations; the last step is always evaluated"""
     eval_episodes: int | None = None
@@ -136,7 +137,7 @@ class Args:
 
     # ---- Morse network ----
     morse_checkpoint: str | None = None
-    """file of `morse_only.py --save` to take the Morse network from, trained on all but its --held-out share"""
+    """file of `morse_only.py --save` to take the Morse network from; it was not trained on the --held-out share"""
     morse_steps: int | None = None
     """gradient steps of the Morse network's pre-training (ours)"""
     morse_batch_size: int = 256
@@ -331,7 +332,7 @@ def how_to_recreate(env_id):
         command = f"make_locomotion.py {match[2]}"
     else:
         return ""
-    root = Path(os.environ.get("MINARI_DATASETS_PATH", Path.home() / ".minari" / "datasets"))  # Minari's would make it
+    root = Path(os.environ.get("MINARI_DATASETS_PATH", Path.home() / ".minari" / "datasets"))  # not made if missing
     if made := sorted((root / "td3-bst").glob(f"{match[1]}-v*")):
         return f"pass --env-id td3-bst/{made[-1].name}, which is there"
     return f"recreate it: `python benchmark/{command}`, then --env-id td3-bst/{match[1]}"
@@ -382,7 +383,7 @@ def locate_locomotion(env_id):
     folder = Path(os.environ.get("D4RL_DATASET_DIR", Path.home() / ".d4rl" / "datasets"))
     path = folder / (env_id.removesuffix("-v2").replace("-", "_") + "-v2.hdf5")
     if not path.exists():
-        url, part = f"{D4RL_URL}/{path.name}", path.with_suffix(f".{time.time_ns()}.part")  # no other run's
+        url, part = f"{D4RL_URL}/{path.name}", path.with_suffix(f".{time.time_ns()}.part")  # a name of this run's own
         print(f"downloading {url} to {path} ...", flush=True)
         recreate = how_to_recreate(env_id)
         with explain(f"cannot download {url}", f"put the file at {path} by hand{recreate and ', or ' + recreate}"):
@@ -408,8 +409,8 @@ def choose_episodes(num_episodes, args):
 def read_hdf5(path, args):
     """Transitions of a D4RL-format file: DATA_KEYS to float32 arrays with a row each. Raises UserError.
 
-    Without next_observations the next one is the following row's (a terminal row's own: it is not used), and the last
-    row of an episode that did not end in a terminal is dropped: what followed it is not stored."""
+    Without next_observations, a row's is the following row's observation; a terminal row gets its own, which is never
+    used, and the last row of an episode that ended otherwise is dropped, as what followed it is not stored."""
     with h5py.File(path, "r") as file:
         if file["actions"].dtype.kind != "f":
             raise UserError(f"{path} has actions of type {file['actions'].dtype}; only continuous ones are supported")
@@ -423,9 +424,10 @@ def read_hdf5(path, args):
         if "timeouts" in file:
             ends = terminals | file["timeouts"][:].reshape(-1).astype(bool)
         episode = np.cumsum(ends) - ends  # (length,), number of each row's episode
-        keep = np.isin(episode, choose_episodes(len(np.unique(episode)) if has_next or ends.any() else 0, args))
+        num_episodes = len(np.unique(episode)) if has_next or ends.any() else 0  # 0: nothing marks an episode's end
+        keep = np.isin(episode, choose_episodes(num_episodes, args))
         if not has_next:
-            keep &= terminals | ~np.append(ends[:-1], True)  # the file's last row ends, marked or not
+            keep &= terminals | ~np.append(ends[:-1], True)  # the last row ends one, marked or not
         rows = np.flatnonzero(keep)
 
         def read(key, *shape):  # converted while read: no copy in the file's own precision
@@ -434,8 +436,7 @@ def read_hdf5(path, args):
             return file[key].astype(np.float32)[:].reshape(len(ends), *shape)
 
         obs = read("observations", -1)
-        following = np.where(terminals[rows], rows, rows + 1)
-        next_obs = read("next_observations", *obs.shape[1:])[rows] if has_next else obs[following]
+        next_obs = read("next_observations", *obs.shape[1:])[rows] if has_next else obs[rows + ~terminals[rows]]
         dones = terminals[rows].astype(np.float32)
         return dict(zip(DATA_KEYS, (obs[rows], read("actions", -1)[rows], read("rewards")[rows], next_obs, dones)))
 
@@ -457,7 +458,7 @@ def maze_episode(obs, terminations):
     goal = np.asarray(obs["desired_goal"])  # (length + 1, 2)
     stale = (goal[1:] != goal[:-1]).any(-1)  # (length,)
     success = np.linalg.norm(obs["achieved_goal"][1:] - goal[1:], axis=-1) <= GOAL_RADIUS  # (length,)
-    keep, reached = np.empty(len(stale), bool), False  # whether the present goal has been reached
+    keep, reached = np.empty(len(stale), bool), False  # reached: whether the present goal has been
     for t in range(len(stale)):
         keep[t] = not (stale[t] or reached)
         reached = not stale[t] and (reached or success[t])
@@ -504,14 +505,14 @@ def read_minari(dataset, args):
         used = end
         if count % 500 == 0 or count == len(chosen):
             print(f"\rread {count:,} of {len(chosen):,} episodes", end="\n" if count == len(chosen) else "", flush=True)
-    if args.dataset_fraction == 1 and recorded != dataset.total_steps:  # Minari's Arrow loses long episodes' rest
+    if args.dataset_fraction == 1 and recorded != dataset.total_steps:  # Minari's Arrow cuts long episodes
         wrong = f"{args.env_id} has {dataset.total_steps:,} transitions, of which only {recorded:,} can be read"
         raise UserError(f"{wrong}; record it in the HDF5 format")
     return {key: values[:used] for key, values in data.items()}
 
 
 def evaluation_env(env_id, dataset=None, task=None):
-    """Environment to evaluate in: `env_id`, else the Minari dataset's, else None, as for "none". Raises UserError.
+    """Environment to evaluate in: `env_id`, else the Minari dataset's, if any; None for "none". Raises UserError.
 
     In a maze, episodes end at the first success or the registered time limit, and the walls are the data's: Minari's
     AntMaze umaze evaluates on the data's map turned by half (Minari issue 304), which is turned back. `task`, a row of
@@ -529,12 +530,12 @@ def evaluation_env(env_id, dataset=None, task=None):
             maze = np.array(spec.kwargs["maze_map"], dtype=object)
             data_kwargs = dataset.env_spec.kwargs if dataset and dataset.env_spec else {}
             walls = np.array(data_kwargs.get("maze_map", maze), dtype=object) == 1
-            fitting = [m for m in (maze, maze[::-1, ::-1]) if np.array_equal(m == 1, walls)]
-            if not fitting:
-                raise UserError("the evaluation maze has other walls than the data's; pass another --eval-env-id")
-            if fitting[0] is not maze:
+            if not np.array_equal(maze == 1, walls):
+                maze = maze[::-1, ::-1]
+                if not np.array_equal(maze == 1, walls):
+                    raise UserError("the evaluation maze has other walls than the data's; pass another --eval-env-id")
                 print("the evaluation maze is turned by half, start and goal with it, to have the data's walls")
-            spec.kwargs |= {"maze_map": fitting[0].tolist(), "continuing_task": False}
+            spec.kwargs |= {"maze_map": maze.tolist(), "continuing_task": False}
             spec.max_episode_steps = gym.registry.get(spec.id, spec).max_episode_steps  # its own, if not registered
         spec.kwargs.pop("render_mode", None)  # a recorded "human" would open windows
         if spec.max_episode_steps is None:
@@ -579,7 +580,7 @@ def load_dataset(args, device):
     Returns `data`, float32 tensors on the device: observations and next_observations (N, obs_dim), normalised if so
     asked; actions (N, k) in [-1, 1]; rewards (N,), shifted and scaled; terminations (N,), 1 where nothing follows. And
     `info`: dataset_id; obs_mean and obs_std (obs_dim,); action_low and action_high (k,); env_spec, the evaluation
-    environment's as JSON, or None; is_maze, whether that is one; ref_scores, the returns that score 0 and 100, None if
+    environment's as JSON, or None; is_maze, whether it is a maze; ref_scores, the returns that score 0 and 100, None if
     unknown; transitions, N; checksum, of the data as read."""
     if args.env_id.endswith((".hdf5", ".h5")) or args.env_id in LOCOMOTION:
         robot_env_id, *ref_scores = LOCOMOTION.get(args.env_id, (None, None, None))
@@ -630,9 +631,11 @@ def load_dataset(args, device):
         print("the observations have no goals: goal_scale does nothing")
     for key in ("observations", "next_observations"):
         data[key].sub_(mean).div_(std)
-    info = {"dataset_id": dataset_id, "obs_mean": mean, "obs_std": std, "action_low": low, "action_high": high}
-    info |= {"env_spec": env.spec.to_json() if env else None, "is_maze": bool(env and "maze_map" in env.spec.kwargs)}
-    return data, info | {"ref_scores": ref_scores, "transitions": len(data["rewards"]), "checksum": checksum}
+    return data, {
+        "dataset_id": dataset_id, "obs_mean": mean, "obs_std": std, "action_low": low, "action_high": high,
+        "env_spec": env.spec.to_json() if env else None, "is_maze": bool(env and "maze_map" in env.spec.kwargs),
+        "ref_scores": ref_scores, "transitions": len(data["rewards"]), "checksum": checksum,
+    }
 
 
 # ---------------------------------------------------------------- evaluation
@@ -666,7 +669,7 @@ def evaluate(policy, env_spec, seeds, num_envs):
     vector_env = gym.vector.AsyncVectorEnv if 1 < num_envs <= torch.get_num_threads() else gym.vector.SyncVectorEnv
     envs = vector_env(make_envs, autoreset_mode=gym.vector.AutoresetMode.DISABLED)
     returns, lengths, terminations = np.zeros(len(seeds)), np.zeros(len(seeds), int), np.zeros(len(seeds), bool)
-    episode, started = np.arange(num_envs), num_envs  # (num_envs,), which seed each environment plays
+    episode = np.arange(num_envs)  # (num_envs,), which seed each environment plays
     obs, _ = envs.reset(seed=[int(seed) for seed in seeds[:num_envs]])
     while (recorded := episode < len(seeds)).any():
         obs, rewards, terminated, truncated, _ = envs.step(policy(obs))
@@ -679,8 +682,7 @@ def evaluate(policy, env_spec, seeds, num_envs):
         terminations[episode[recorded]] = terminated[recorded]
         done = terminated | truncated
         if done.any():
-            episode[done] = np.arange(started, started + done.sum())
-            started += done.sum()
+            episode[done] = episode.max() + 1 + np.arange(done.sum())
             obs, _ = envs.reset(seed=[int(seeds[e % len(seeds)]) for e in episode], options={"reset_mask": done})
     envs.close()
     return returns, lengths, terminations
@@ -745,7 +747,7 @@ def repeat(step, generator):
                 result = step()  # recorded, not run
         except RuntimeError as error:
             torch.cuda.set_stream(main_stream)  # a recording that fails may leave its own stream current
-            cause = error.__context__ or error  # the first one: ending a failed recording raises too
+            cause = error.__context__ or error  # what went wrong first: ending a failed recording raises too
             print(f"no CUDA graph, so steps are launched one kernel at a time, which is slower: {cause}", flush=True)
         else:
             while True:
@@ -780,8 +782,8 @@ def train_morse(agent, data, args, generator, start=0, after_step=lambda *_: Non
 def return_bounds(data, discount):
     """Smallest and largest discounted return that is possible with the data's rewards, two scalar tensors.
 
-    A return is an average, so between the extremes, of r / (1 - gamma) at non-terminal steps t, each weighted by
-    (1 - gamma) gamma^t, and of r at the terminal step T, if any, weighted by gamma^T."""
+    A return is a weighted average: of r / (1 - gamma), with weight (1 - gamma) gamma^t, at every non-terminal step t,
+    and of r, with weight gamma^T, at the terminal step T, if any. So it lies between the extremes of these numbers."""
     worth = torch.where(data["terminations"] > 0, data["rewards"], data["rewards"] / (1 - discount))  # (N,)
     return worth.aminmax()
 
@@ -952,7 +954,8 @@ def describe_morse(morse, info, args):
     """What must match before a Morse network's weights are reused: data and its scaling, the network, its training."""
     dataset = info["dataset_id"]
     dataset = Path(dataset).name if dataset.endswith((".hdf5", ".h5")) else dataset  # wherever the file lies
-    training = ("morse_steps", "morse_batch_size", "morse_learning_rate", "num_uniform", "uniform_weight")
+    settings = ("normalize_obs", "goal_scale", "uniform_weight", "num_uniform")
+    settings += ("morse_steps", "morse_batch_size", "morse_learning_rate")
     return {
         "dataset": dataset,
         "number of transitions": info["transitions"],
@@ -960,8 +963,7 @@ def describe_morse(morse, info, args):
         "kernel": [morse.kernel, morse.rq_shape if morse.kernel == "rq" else None, morse.kernel_scale],
         "action scale": [info[key].tolist() for key in ("action_low", "action_high")],
         "checksum of the data": info["checksum"],  # tells two draws of --dataset-fraction apart, too
-        "observation scale": [info[key].tolist() for key in ("obs_mean", "obs_std")],
-    } | {name: getattr(args, name) for name in training}
+    } | {name: getattr(args, name) for name in settings}
 
 
 def load_morse(morse, info, args):
@@ -971,8 +973,7 @@ def load_morse(morse, info, args):
         saved = torch.load(path, map_location="cpu", weights_only=True)
         weights, facts = saved["morse"], {name: saved["facts"][name] for name in needed}
     for name, own in needed.items():
-        is_rounded = name == "observation scale"
-        if not (np.allclose(facts[name], own, rtol=1e-4, atol=1e-4) if is_rounded else facts[name] == own):
+        if facts[name] != own:
             differs = f"{path} differs in {name}: {facts[name]!s:.80}, here {own!s:.80}"
             raise UserError(f"{differs}; train one with these arguments")
     morse.load_state_dict(weights)
@@ -1005,7 +1006,7 @@ def main(args):
         if getattr(args, flag.replace("-", "_")) % args.policy_frequency:
             raise UserError(f"--{flag} must be a multiple of --policy-frequency, {args.policy_frequency}")
     with explain(f"--device {args.device} cannot be used here", "new runs and --evaluate take --device cpu"):
-        device = torch.zeros(1, device=args.device).device  # with its index
+        device = torch.zeros(1, device=args.device).device  # "cuda" becomes cuda:0, say
         if device.type not in ("cpu", "cuda"):
             raise UserError(f"--device must be cpu, cuda or cuda:N, got {args.device}")
         if device.type == "cuda":
@@ -1028,9 +1029,10 @@ def main(args):
         print(f"score {result['score']}, return {result['return_mean']}")
         return
     data, info = load_dataset(args, device)
-    facts = {"domain": domain_of(args.env_id), "dataset_id": info["dataset_id"]}
-    facts |= {"transitions": info["transitions"], "terminal": int(data["terminations"].sum())}
-    facts["checksum"] = info["checksum"]
+    facts = {
+        "domain": domain_of(args.env_id), "dataset_id": info["dataset_id"], "transitions": info["transitions"],
+        "terminal": int(data["terminations"].sum()), "checksum": info["checksum"],
+    }
     run_name = f"{args.env_id}__{args.exp_name}__{args.seed}__{time.time_ns()}".lstrip("./").replace("/", "-")
     run_dir = Path(args.resume or Path(args.runs_dir) / run_name)
     shown = vars(args) | facts | {"run_dir": run_dir}

@@ -290,7 +290,7 @@ def test_a_saved_network_is_taken_as_it_is(script, saved, pointmaze, tmp_path, m
         ({"kernel_scale_factor": 2.0}, "kernel"),
         ({"morse_hidden_dims": (16,)}, "shapes"),
         ({"dataset_fraction": 0.5}, "number of transitions"),
-        ({"normalize_obs": False}, "observation scale"),
+        ({"normalize_obs": False}, "normalize_obs"),
         ({"morse_steps": 499}, "morse_steps"),
         ({"uniform_weight": 30.0}, "uniform_weight"),
     ],
@@ -302,7 +302,7 @@ def test_a_saved_network_of_another_kind_is_refused(kwargs, name, saved, pointma
 
 def test_a_saved_network_of_another_dataset_is_refused(saved):
     facts = torch.load(saved[1])["facts"]
-    info = {"dataset_id": "another", "obs_mean": torch.zeros(8), "obs_std": torch.ones(8)}
+    info = {"dataset_id": "another"}
     info |= {"action_low": -torch.ones(2), "action_high": torch.ones(2), "transitions": 9, "checksum": 5}
     assert facts["dataset"] == "td3-bst/pointmaze-umaze-v1"
     args = td3_bst.resolve(td3_bst.Args(morse_checkpoint=str(saved[1])))
@@ -311,21 +311,22 @@ def test_a_saved_network_of_another_dataset_is_refused(saved):
 
 
 def test_what_makes_another_network(saved):
-    """Bounds of the actions do, as other data, rounding of its scale does not, nor where an HDF5 file lies."""
+    """Bounds of the actions do, as other data, or another scale of goals, but not where an HDF5 file lies."""
     morse = morse_only.MorseNetwork(3, 2, (4,))
-    info = {"dataset_id": "here/a.hdf5", "obs_mean": torch.zeros(3), "obs_std": torch.ones(3)}
+    info = {"dataset_id": "here/a.hdf5"}
     info |= {"action_low": -torch.ones(2), "action_high": torch.ones(2), "transitions": 9, "checksum": 5}
     args = td3_bst.resolve(td3_bst.Args(morse_checkpoint=str(saved[1].with_name("mine.pt"))))
     facts = morse_only.describe_morse(morse, info, args)
     torch.save({"facts": facts, "morse": morse.state_dict()}, args.morse_checkpoint)
     other = td3_bst.MorseNetwork(3, 2, (4,))
-    moved = info | {"dataset_id": "/there/a.hdf5", "obs_mean": torch.full((3,), 1e-6)}
-    td3_bst.load_morse(other, moved, args)
+    td3_bst.load_morse(other, info | {"dataset_id": "/there/a.hdf5"}, args)
     assert all(torch.equal(p, q) for p, q in zip(morse.parameters(), other.parameters()))
     with pytest.raises(UserError, match="differs in action scale"):
         td3_bst.load_morse(other, info | {"action_high": torch.full((2,), 2.0)}, args)
     with pytest.raises(UserError, match="differs in checksum of the data"):
         td3_bst.load_morse(other, info | {"checksum": 6}, args)
+    with pytest.raises(UserError, match="differs in goal_scale: 1.0, here 4.0"):
+        td3_bst.load_morse(other, info, dataclasses.replace(args, goal_scale=4.0))
     with pytest.raises(UserError, match="differs in shapes"):
         td3_bst.load_morse(td3_bst.MorseNetwork(3, 5, (4,)), info, args)
 
