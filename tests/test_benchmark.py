@@ -239,6 +239,7 @@ def test_statistics():
     scores = [np.array([0.0, 1.0]), np.array([2.0, 100.0])]
     assert report.iqm(scores) == 1.5 and report.mean(scores) == 25.75
     assert report.iqm([np.arange(12.0)[::-1] ** 2]) == np.mean([9, 16, 25, 36, 49, 64])
+    assert report.iqm([np.arange(6.0) ** 2]) == np.mean([1, 4, 9, 16])  # a quarter of 6, rounded down, at each end
     assert report.improvement([np.array([1, 2])], [np.array([1, 0])]) == 3.5 / 4
     assert report.interval(report.mean, [[0, 100]]) == (50, 0, 100)  # 0 and 100 have a chance of a quarter each
     assert report.estimate(report.mean, [[7], [9, 11]]) == "8.5"  # one seed has no interval

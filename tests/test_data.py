@@ -71,6 +71,20 @@ def test_constant_observations_are_not_blown_up():
     assert info["obs_std"][1] == 1 and (data["observations"][:, 1] == 0).all()
 
 
+def test_what_varies_little_is_scaled():
+    one = episode(0, 4) | {"observations": np.stack([np.arange(5.0), np.arange(5.0) / 500], -1)}
+    data, info = load(make_minari("test/little-v0", [one], box(2), ACTIONS), normalize_obs=True)
+    np.testing.assert_allclose(info["obs_std"], np.arange(4).std() / np.array([1, 500]), rtol=1e-5)
+    np.testing.assert_allclose(data["observations"].std(0), 1, rtol=1e-5)
+
+
+def test_a_share_of_the_episodes_is_drawn_from_all_over():
+    for seed in range(5):
+        chosen = td3_bst.choose_episodes(1000, Args(dataset_fraction=0.5, seed=seed))
+        assert len(np.unique(chosen)) == 500 and 200 < np.sum(chosen < 500) < 300  # of each half about as many
+        assert 150 < np.sum(np.diff(chosen) == 1) < 350  # and not a block of neighbours
+
+
 def test_dataset_fraction_keeps_whole_episodes():
     name = make_minari("test/fraction-v0", [episode(100 * i, 5) for i in range(20)], box(2), ACTIONS)
     halves = [load(name, dataset_fraction=0.5, seed=seed)[0]["observations"][:, 0] for seed in (1, 1, 2)]
@@ -105,6 +119,14 @@ def test_pointmaze_success_is_terminal_and_the_stale_goal_is_dropped():
     np.testing.assert_array_equal(data["observations"][:, 2], np.array([2.2, 2.2, 9, 9], np.float32))  # the goal
     np.testing.assert_array_equal(data["rewards"], [0, 1, 0, 0])
     np.testing.assert_array_equal(data["terminations"], [0, 1, 0, 0])
+
+
+def test_a_goal_that_moves_onto_the_agent():
+    """The transition that sees it move is dropped, and its success with it: the next ones are the new goal's."""
+    x, goals = np.array([0, 1, 2, 3.0]), np.array([9, 1.1, 1.1, 1.1])
+    obs = {"achieved_goal": np.stack([x, 0 * x], -1), "desired_goal": np.stack([goals, 0 * x], -1)}
+    keep, terminations = td3_bst.maze_episode(obs, np.zeros(3, bool))
+    assert keep.tolist() == [False, True, True] and not terminations[keep].any()
 
 
 def test_antmaze_goes_on_at_the_goal():
@@ -262,6 +284,35 @@ def test_hdf5_fraction_keeps_whole_episodes(tmp_path, fields, rows):
     path = write_hdf5(tmp_path / "a.hdf5", 100, timeouts=np.arange(100) % 10 == 9, **fields)
     starts = load(path, dataset_fraction=0.29)[0]["observations"][:, 0]
     assert len(starts) == rows and len(set(starts // 10)) == 3
+
+
+@pytest.mark.parametrize("next_obs", [None, np.zeros((100, 2))])
+def test_hdf5_fraction_with_terminals(tmp_path, next_obs):
+    """An episode ends with a terminal as with a timeout; here with one or the other in turn."""
+    row = np.arange(100)
+    fields = {"terminals": row % 20 == 9, "timeouts": row % 20 == 19, "next_observations": next_obs}
+    data, _ = load(write_hdf5(tmp_path / "a.hdf5", 100, **fields), dataset_fraction=0.5)
+    starts = data["observations"][:, 0]
+    kept = set((starts // 10).tolist())
+    assert len(kept) == 5 and len(starts) == 50 - (next_obs is None) * sum(i % 2 == 1 for i in kept)
+
+
+def test_a_terminal_at_the_time_limit_is_one(tmp_path):
+    row = np.arange(6)
+    data, _ = load(write_hdf5(tmp_path / "a.hdf5", 6, terminals=row == 2, timeouts=np.isin(row, (2, 5))))
+    np.testing.assert_array_equal(data["observations"][:, 0], [0, 1, 2, 3, 4])
+    np.testing.assert_array_equal(data["terminations"], [0, 0, 1, 0, 0])
+
+
+def test_the_checksum_is_of_every_field(tmp_path):
+    shapes = {"observations": (8, 2), "actions": (8, 3), "rewards": (8,), "next_observations": (8, 2), "terminals": (8,)}
+    sums = set()
+    for changed in (None, *shapes):
+        arrays = {key: np.zeros(shape) for key, shape in shapes.items()}
+        if changed:
+            arrays[changed][3] = 1
+        sums.add(load(write_hdf5(tmp_path / "a.hdf5", 8, timeouts=np.arange(8) == 7, **arrays))[1]["checksum"])
+    assert len(sums) == 6
 
 
 def test_hdf5_has_the_bounds_of_its_environment(tmp_path):

@@ -101,6 +101,11 @@ def make(**kwargs):
     return make_agent(OBS, K, args, torch.device("cpu")), data, args, torch.Generator().manual_seed(0)
 
 
+def test_the_gaussian_starts_with_a_deviation_of_one():
+    agent, *_ = make(policy_extraction="awr")
+    assert agent.log_std[0].tolist() == [0] * K
+
+
 @pytest.mark.parametrize("extraction", ["bst", "awr"])
 def test_the_policy_leaves_values_and_critics_alone(extraction):
     """They move as without its step: IQL is the same whatever its policy improvement is."""

@@ -1,6 +1,7 @@
 """The recreated mazes: who starts where, when an episode ends, worker processes, going on after Ctrl-C, the report."""
 
 import contextlib
+import dataclasses
 import fcntl
 import json
 import os
@@ -191,6 +192,15 @@ def test_the_planner_takes_the_shortest_way():
     path = make_dataset.shortest_path(maze, (1, 1), (6, 6))
     assert path[0] == (1, 1) and path[-1] == (6, 6) and len(path) == 11  # as if there were no walls
     assert all(abs(a - c) + abs(b - d) == 1 and maze[c][d] != 1 for (a, b), (c, d) in zip(path, path[1:]))
+
+
+def test_waypoints_are_jittered():
+    maze = make_dataset.make_env(make_dataset.Args("antmaze-large-play")).unwrapped.maze
+    path = make_dataset.shortest_path(maze.maze_map, (1, 1), (7, 9))
+    centres = np.array([maze.cell_rowcol_to_xy(np.array(cell)) for cell in path])
+    *between, end = make_dataset.plan(maze, {"achieved_goal": centres[0]}, centres[-1], 0.5, np.random.default_rng(0))
+    offsets = between - centres[1:-1]
+    assert 0.4 < np.abs(offsets).max() <= 0.5 and abs(offsets.mean()) < 0.2 and np.array_equal(end, centres[-1])
 
 
 def test_the_walking_policy():
@@ -449,6 +459,29 @@ def test_one_goal_for_all_episodes():
     ends = {tuple(e.observations["achieved_goal"][-1]) for e in made}
     starts = [tuple(e.observations["achieved_goal"][0]) for e in made]
     assert sum(start in ends for start in starts) == len(made) - 3  # what follows a success goes on from it
+
+
+def test_one_goal_is_drawn_from_the_whole_range():
+    args, zero = make_dataset.Args("antmaze-medium-diverse", one_goal=True), np.zeros((2, 2))
+    one = make_dataset.EpisodeBuffer(
+        observations={"achieved_goal": zero, "desired_goal": zero - 12},
+        actions=np.zeros((1, 8)),
+        rewards=[0.0],
+        terminations=[False],
+        truncations=[True],
+    )
+    centre = make_dataset.make_env(args).unwrapped.maze.cell_rowcol_to_xy(np.array((6, 6)))
+    goals = [episode.observations["desired_goal"][0] for episode in make_dataset.relabel(args, [one] * 300)]
+    assert 0.95 < np.abs(goals - centre).max() <= 1  # metres
+
+
+def test_another_walking_policy_makes_another_dataset(tmp_path, monkeypatch):
+    args = make_dataset.resolve(make_dataset.Args("antmaze-umaze"))
+    settings = make_dataset.describe_arguments(args)
+    assert make_dataset.describe_arguments(dataclasses.replace(args, workers=5)) == settings
+    (tmp_path / "ant.npz").write_bytes(b"another")
+    monkeypatch.setattr(make_dataset, "ANT", tmp_path / "ant.npz")
+    assert make_dataset.describe_arguments(args) != settings
 
 
 def test_one_goal_is_a_dataset_of_its_own(tmp_path, monkeypatch):

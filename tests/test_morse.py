@@ -197,23 +197,30 @@ def test_study_of_a_maze(saved):
 
 
 def test_what_is_measured(monkeypatch):
-    """Against the same measures of a network with known certainties, on actions drawn in the same order."""
+    """Against the same measures of a network with known certainties, on actions drawn in the same order.
+
+    Certainty depends on the state, so that it matters whose action it is."""
     monkeypatch.setattr(morse_only, "draw_dataset", lambda *_: None)
-    morse = SimpleNamespace(certainty=lambda obs, action: torch.exp(-action.square().sum(-1)))
-    actions = torch.rand(400, 2, generator=torch.Generator().manual_seed(1)) * 2 - 1
-    data = {"observations": torch.zeros(400, 3), "actions": actions}
-    args = resolve(Args(distances=(0.5, 1.0)))
+    morse = SimpleNamespace(certainty=lambda obs, action: torch.exp(-(action - obs).square().sum(-1)))
+    obs = torch.rand(400, 2, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    actions, args = obs * 0.9, resolve(Args(distances=(0.5, 1.0)))
+    data = {"observations": obs, "actions": actions}
     found = morse_only.study_dataset(morse, data, {}, args, torch.Generator().manual_seed(0), None)
     rng = torch.Generator().manual_seed(0)
-    torch.randperm(400, generator=rng)
-    uniform = torch.rand(400, 2, generator=rng) * 2 - 1
-    own = torch.exp(-actions.square().sum(-1))
-    assert found["certainty"]["uniform actions"] == pytest.approx(torch.exp(-uniform.square().sum(-1)).mean().item())
+    others = {"actions of other states": actions[torch.randperm(400, generator=rng)]}
+    others["uniform actions"] = torch.rand(400, 2, generator=rng) * 2 - 1
+    own = torch.exp(-(actions - obs).square().sum(-1))
     assert found["certainty"]["held-out data"] == pytest.approx(own.mean().item())
+    for name, action in others.items():
+        values = torch.exp(-(action - obs).square().sum(-1))
+        assert found["certainty"][name] == pytest.approx(values.mean().item())
+        above = (own[:, None] > values).float().mean().item()
+        assert found["AUROC against"][name] == pytest.approx(above, abs=1e-3)
     for distance in args.distances:
         moved, inside = at_distance(actions, distance, rng)
-        near = torch.exp(-moved[inside].square().sum(-1))
+        near = torch.exp(-(moved - obs)[inside].square().sum(-1))
         assert 0.1 < inside.float().mean() < 0.9
+        assert found["share inside at distance"][distance] == pytest.approx(inside.float().mean().item())
         assert found["certainty at distance"][distance] == pytest.approx(near.mean().item())
         above = (own[inside][:, None] > near).float().mean().item()
         assert found["AUROC against distance"][distance] == pytest.approx(above, abs=1e-3)
@@ -310,25 +317,35 @@ def test_a_saved_network_of_another_dataset_is_refused(saved):
         td3_bst.load_morse(td3_bst.MorseNetwork(8, 2, (32,)), info, args)
 
 
-def test_what_makes_another_network(saved):
-    """Bounds of the actions do, as other data, or another scale of goals, but not where an HDF5 file lies."""
-    morse = morse_only.MorseNetwork(3, 2, (4,))
-    info = {"dataset_id": "here/a.hdf5"}
-    info |= {"action_low": -torch.ones(2), "action_high": torch.ones(2), "transitions": 9, "checksum": 5}
-    args = td3_bst.resolve(td3_bst.Args(morse_checkpoint=str(saved[1].with_name("mine.pt"))))
+def test_what_makes_another_network(tmp_path):
+    """Each setting of its training, the data, its scaling and the kernel do, but not where an HDF5 file lies."""
+    morse = morse_only.MorseNetwork(3, 2, (4,), kernel="rq", rq_shape=1.5)
+    info = {"dataset_id": "here/a.hdf5", "transitions": 9, "checksum": 5}
+    info |= {"action_low": -torch.ones(2), "action_high": torch.ones(2)}
+    args = td3_bst.resolve(td3_bst.Args(morse_checkpoint=str(tmp_path / "mine.pt")))
     facts = morse_only.describe_morse(morse, info, args)
     torch.save({"facts": facts, "morse": morse.state_dict()}, args.morse_checkpoint)
-    other = td3_bst.MorseNetwork(3, 2, (4,))
+
+    def refused(name, info=info, args=args, **kwargs):
+        other = td3_bst.MorseNetwork(3, 2, **({"hidden_dims": (4,), "kernel": "rq", "rq_shape": 1.5} | kwargs))
+        with pytest.raises(UserError, match=f"differs in {name}"):
+            td3_bst.load_morse(other, info, args)
+
+    other = td3_bst.MorseNetwork(3, 2, (4,), kernel="rq", rq_shape=1.5)
     td3_bst.load_morse(other, info | {"dataset_id": "/there/a.hdf5"}, args)
     assert all(torch.equal(p, q) for p, q in zip(morse.parameters(), other.parameters()))
-    with pytest.raises(UserError, match="differs in action scale"):
-        td3_bst.load_morse(other, info | {"action_high": torch.full((2,), 2.0)}, args)
-    with pytest.raises(UserError, match="differs in checksum of the data"):
-        td3_bst.load_morse(other, info | {"checksum": 6}, args)
-    with pytest.raises(UserError, match="differs in goal_scale: 1.0, here 4.0"):
-        td3_bst.load_morse(other, info, dataclasses.replace(args, goal_scale=4.0))
-    with pytest.raises(UserError, match="differs in shapes"):
-        td3_bst.load_morse(td3_bst.MorseNetwork(3, 5, (4,)), info, args)
+    settings = "normalize_obs", "goal_scale", "uniform_weight", "num_uniform"
+    settings += "morse_steps", "morse_batch_size", "morse_learning_rate"
+    for name in settings:
+        refused(name, args=dataclasses.replace(args, **{name: 7}))
+    for key in "action_low", "action_high":
+        refused("action scale", info | {key: 2 * info[key]})
+    refused("dataset", info | {"dataset_id": "b"})
+    refused("number of transitions", info | {"transitions": 8})
+    refused("checksum of the data", info | {"checksum": 6})
+    refused("shapes", hidden_dims=(5,))
+    for kwargs in {"rq_shape": 2.0}, {"kernel_scale": 3.0}, {"kernel": "rbf"}:
+        refused("kernel", **kwargs)
 
 
 def test_bad_input(tmp_path, pointmaze):

@@ -426,7 +426,16 @@ def test_losses_that_are_not_finite_stop_the_run(pointmaze, tmp_path, monkeypatc
     assert all(torch.isfinite(value).all() for value in weights(stopped).values())
 
 
-def test_weights_that_are_not_finite_are_not_saved(pointmaze, tmp_path, monkeypatch):
+def test_a_loss_that_is_infinite_stops_the_run(pointmaze, tmp_path, monkeypatch):
+    """And not only one that is NaN; the weights are still finite then."""
+    original = td3_bst.update
+    monkeypatch.setattr(td3_bst, "update", lambda *a: original(*a) | {"loss/critic": torch.tensor(float("inf"))})
+    with pytest.raises(UserError, match="loss/critic is inf at policy step 10"):
+        train(pointmaze, tmp_path, morse_steps=1)
+
+
+@pytest.mark.parametrize("name", ["actor", "critic", "target_actor", "target_critic", "morse"])
+def test_weights_that_are_not_finite_are_not_saved(pointmaze, tmp_path, monkeypatch, name):
     """The losses of a step are those before its weights changed."""
     original, calls = td3_bst.update, []
 
@@ -434,11 +443,11 @@ def test_weights_that_are_not_finite_are_not_saved(pointmaze, tmp_path, monkeypa
         metrics = original(agent, *args)
         calls.append(1)
         if len(calls) == 5:
-            agent.actor.net[0].weight.data[0, 0] = float("inf")
+            next(getattr(agent, name).parameters()).data.view(-1)[0] = float("inf")
         return metrics
 
     monkeypatch.setattr(td3_bst, "update", spoil)
-    with pytest.raises(UserError, match="a weight of the actor is not finite at policy step 10"):
+    with pytest.raises(UserError, match=f"a weight of the {name} is not finite at policy step 10"):
         train(pointmaze, tmp_path)
     (stopped,) = tmp_path.iterdir()
     assert all(torch.isfinite(value).all() for value in weights(stopped).values())
