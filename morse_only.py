@@ -967,6 +967,8 @@ def main(args):
     for name in ("temperature", "scale_factors", "landscape_states"):
         if not getattr(args, name):
             raise UserError(f"--{name.replace('_', '-')} is empty; pass at least one value")
+    if args.rq_shape != Args.rq_shape and args.kernel != "rq":
+        raise UserError("--rq-shape does nothing without --kernel rq; leave it out or pass that too")
     with explain(f"--device {args.device} cannot be used here", "pass --device cpu"):
         device = torch.zeros(1, device=args.device).device  # "cuda" becomes cuda:0, say
         if device.type not in ("cpu", "cuda"):

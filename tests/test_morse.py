@@ -356,6 +356,7 @@ def test_bad_input(tmp_path, pointmaze):
         (["--env-id", pointmaze, "--held-out", "1"], "leaves none to train on"),
         (["--env-id", pointmaze, "--landscape-states", "99999"], "--landscape-states (99999,) leaves none to train on"),
         (["--temperature"], "--temperature is empty"),
+        (["--rq-shape", "2"], "--rq-shape does nothing without --kernel rq"),
         (["--env-id", pointmaze, "--action-dims", "1", "1"], "--action-dims must be two that differ"),
         (["--mode-offset", "1.5"], "--mode-offset must be from"),
         (["--dataset-fraction", "0.1"], "--dataset-fraction is for other datasets"),
