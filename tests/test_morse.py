@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import json
+import re
 import shutil
 from types import SimpleNamespace
 
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import td3_bst
 import torch
+import tyro
 from conftest import ROOT, readme_lines, run_script
 from matplotlib import image
 from morse_only import Actor, Args, at_distance, auroc, fit_policy, four_modes, make_agent, objective_loss, resolve, train_morse
@@ -365,9 +367,11 @@ def test_bad_input(tmp_path, pointmaze):
         (["--temperature", "0.5", "0.001"], "--temperature must be from 0.0333"),
         (["--save", "/nowhere/morse.pt"], "cannot write"),
     ):
-        process = run_script("morse_only.py", *words, "--runs-dir", str(tmp_path), ok=False)
-        assert process.returncode == 1 and message in process.stderr and process.stderr.count("error: ") == 1
-        assert "Traceback" not in process.stderr
+        with pytest.raises(morse_only.UserError, match=re.escape(message)):
+            morse_only.main(tyro.cli(Args, args=[*words, "--runs-dir", str(tmp_path)]))
+    process = run_script("morse_only.py", *words, "--runs-dir", str(tmp_path), ok=False)
+    assert process.returncode == 1 and message in process.stderr and process.stderr.count("error: ") == 1
+    assert "Traceback" not in process.stderr
 
 
 def test_the_readmes_uncertainty_model():
