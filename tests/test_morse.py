@@ -3,7 +3,7 @@
 import copy
 import dataclasses
 import json
-import re
+import runpy
 import shutil
 from types import SimpleNamespace
 
@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import td3_bst
 import torch
-import tyro
 from conftest import ROOT, readme_lines, run_script
 from matplotlib import image
 from morse_only import Actor, Args, at_distance, auroc, fit_policy, four_modes, make_agent, objective_loss, resolve, train_morse
@@ -350,7 +349,7 @@ def test_what_makes_another_network(tmp_path):
         refused("kernel", **kwargs)
 
 
-def test_bad_input(tmp_path, pointmaze):
+def test_bad_input(tmp_path, pointmaze, monkeypatch):
     (tmp_path / "no.pt").write_text("nothing")
     with pytest.raises(UserError, match="cannot read .*no.pt"):
         train(pointmaze, tmp_path / "runs", morse_checkpoint=str(tmp_path / "no.pt"))
@@ -367,8 +366,11 @@ def test_bad_input(tmp_path, pointmaze):
         (["--temperature", "0.5", "0.001"], "--temperature must be from 0.0333"),
         (["--save", "/nowhere/morse.pt"], "cannot write"),
     ):
-        with pytest.raises(morse_only.UserError, match=re.escape(message)):
-            morse_only.main(tyro.cli(Args, args=[*words, "--runs-dir", str(tmp_path)]))
+        monkeypatch.setattr("sys.argv", ["morse_only.py", *words, "--runs-dir", str(tmp_path)])
+        with pytest.raises(SystemExit) as stopped:
+            runpy.run_path(str(ROOT / "morse_only.py"), run_name="__main__")
+        text = stopped.value.code  # a text, so the exit status is 1
+        assert text.startswith("error: ") and message in text and text.count("error: ") == 1 and "\n" not in text
     process = run_script("morse_only.py", *words, "--runs-dir", str(tmp_path), ok=False)
     assert process.returncode == 1 and message in process.stderr and process.stderr.count("error: ") == 1
     assert "Traceback" not in process.stderr
