@@ -26,16 +26,17 @@ import iql_bst
 import morse_only
 import td3_bst
 
-RUNNING = set("env_id seed exp_name runs_dir total_timesteps eval_freq device num_eval_envs log_freq resume save".split())
+RUNNING = {"env_id", "seed", "exp_name", "runs_dir", "total_timesteps", "eval_freq", "device", "compile"}
+RUNNING |= {"num_eval_envs", "log_freq", "resume", "save"}
 BEFORE = {"bound_targets": False, "goal_scale": 1.0, "anneal_actor_learning_rate": False}  # of runs without the field
 BOUNDS = {"random": "random policy", "planner": "the data's planner without noise"}
 KERNEL = {"kernel", "kernel_scale_factor", "distances"}  # of runs of morse_only.py: columns, or the measurement's own
 WITH = (  # flags that rows of a `defaults` table (--into) may have
-    "constant-weight|inverse-temperature|discount|matmul-precision|compile|"
+    "constant-weight|inverse-temperature|discount|matmul-precision|"
     "actor-hidden-dims|actor-learning-rate|policy-frequency"
 )
 PLAIN = rf"[^`]+( `--({WITH})( [^`]*)?`)*"  # a method's name with no flags but those
-HOW = " `--(?:matmul-precision|compile)[^`]*`"  # flags that make a row of their own in tables of methods
+HOW = " `--matmul-precision [^`]*`"  # a flag that makes a row of its own in tables of methods
 METHODS = (
     "behaviour cloning",
     "Morse-weighted behaviour cloning",
@@ -49,12 +50,11 @@ LEGEND = """A score is the mean over seeds of the last evaluation, never of the 
 mazes, else the normalised return, or the return where there are no reference scores. Brackets hold its 95% bootstrap
 interval, too narrow where seeds are few. Gradient steps are critic steps: the policy, cloning's too, takes one for
 every two in `td3_bst.py`, one for one in `iql_bst.py`. The tables of methods hold runs without further flags, but for
-those of precision and compiling, which are in the row; the last table has every row, unfinished runs too. Flags are
-where a row's runs differ from today's defaults; its command is for its commit. The default `--matmul-precision high` is
-TF32 on a GPU and float32 on a CPU: see the row's device. Datasets whose name begins with `td3-bst/` are **recreated**.
-An empty cell has not been measured without further flags. Aggregates, profiles and curves leave out runs with flags of
-precision or compiling. Curves are means over seeds, bands run from the lowest seed
-to the highest."""
+`--matmul-precision`, which is in the row; the last table has every row, unfinished runs too. Flags are where a row's
+runs differ from today's defaults, but for `--device` and `--compile`; its command is for its commit. The default
+`--matmul-precision high` is TF32 on a GPU and float32 on a CPU: see the row's device. Datasets whose name begins with
+`td3-bst/` are **recreated**. An empty cell has not been measured without further flags. Aggregates, profiles and curves
+leave out runs with `--matmul-precision`. Curves are means over seeds, bands run from the lowest seed to the highest."""
 PEERS = Path(__file__).with_name("peers.csv")
 GROUPS = {  # title: pattern of its dataset ids, pattern of their names in peers.csv, what must be said of the scores
     "Locomotion": (
@@ -467,15 +467,17 @@ def draw_curves(rows):
     """Score over gradient steps, a panel per dataset: a method's mean, its band from the lowest seed to the highest."""
     rows = {key: runs for key, runs in rows.items() if key[1] in METHODS}
     datasets = list(dict.fromkeys(dataset for dataset, *_ in rows))
-    figure = Figure((4 * len(datasets), 3.2), layout="constrained")
+    figure = Figure((4 * len(datasets), 4), layout="constrained")
     for axes, dataset in zip(figure.subplots(1, len(datasets), squeeze=False)[0], datasets):
         for (_, name, _), runs in ((key, runs) for key, runs in rows.items() if key[0] == dataset):
             steps, scores = curve(runs)
             color = f"C{METHODS.index(name)}"
-            axes.plot(steps, scores.mean(0), color=color, marker=".", label=f"{name}, {count_seeds(runs)}")
-            axes.fill_between(steps, scores.min(0), scores.max(0), color=color, alpha=0.15)
-        axes.set(title=dataset, xlabel="gradient steps", ylabel="score")
-        axes.legend(fontsize=6)
+            thousands = np.array(steps) / 1000
+            axes.plot(thousands, scores.mean(0), color=color, marker=".", label=f"{name}, {count_seeds(runs)}")
+            axes.fill_between(thousands, scores.min(0), scores.max(0), color=color, alpha=0.15)
+        axes.set(xlabel="thousands of gradient steps", ylabel="score")
+        axes.set_title(dataset, fontsize="medium")
+        axes.legend(fontsize=6, loc="upper left", bbox_to_anchor=(0, -0.2))
     return figure
 
 
