@@ -7,13 +7,15 @@ Values and critics are IQL's, trained on the data's actions alone; Q' are Polyak
     L(V)   = E_D[|expectile - 1(u < 0)| * u^2],  u = min_i Q'_i(s, a) - V(s)
     L(Q_i) = E_D[(r + gamma * (1 - d) * V(s') - Q_i(s, a))^2]
 
-The policy is deterministic and clones behaviour where its action leaves the support of the data, by the certainty M of
-a Morse network that is trained first; with --policy-extraction awr it is IQL's Gaussian, trained as in IQL:
+The policy is deterministic and clones behaviour where its action leaves the support of the data, by the certainty of a
+Morse network that is trained first, M(s, a) = exp(-lambda^2 / 2 * ||f(s, a) - a||^2), near 1 on the data. With
+--policy-extraction awr it is IQL's Gaussian, trained as in IQL, and there is no such network:
+    morse: E_D[-log M(s, a)] + w * E_{s~D, u~U}[M(s, u)],  w = 1 in the paper, --uniform-weight here
     bst:   E_D[-Q_1(s, pi(s)) / mean |Q_1| + (exp((1 - M(s, pi(s))) / mu) - 1) * ||pi(s) - a||^2]
     awr:   E_D[-min(exp(beta * A), 100) * log pi(a | s)],  A = min_i Q'_i(s, a) - V(s)
 
-In bst no gradient goes through mean |Q_1|, nor, without --no-detach-weight, through the weight exp(...) - 1. mu is
---temperature, beta --inverse-temperature.
+In bst no gradient goes through mean |Q_1|, nor, without --no-detach-weight, through the weight exp(...) - 1. lambda is
+--kernel-scale-factor times the number of action dimensions, mu --temperature, beta --inverse-temperature.
 
     python iql_bst.py --env-id antmaze-large-diverse                           # IQL-BST
     python iql_bst.py --env-id antmaze-large-diverse --policy-extraction awr   # IQL
@@ -72,7 +74,7 @@ class Args:
     exp_name: str = Path(__file__).stem
     """name of the experiment, part of the run's folder name"""
     seed: int = 1
-    """seed of initial weights, batches, noise and evaluation episodes"""
+    """seed of initial weights, batches, a dataset_fraction's episodes and evaluation episodes"""
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
     """cpu, cuda or cuda:N; unset: cuda if there is one, else cpu"""
     matmul_precision: Literal["highest", "high", "medium"] = "high"
@@ -108,7 +110,7 @@ class Args:
     reward_scale: float = 1.0
     """multiplies every reward of the data, after the shift"""
 
-    # ---- IQL (arXiv 2110.06169; defaults are its own but for dropout and initial weights) ----
+    # ---- IQL (arXiv 2110.06169; defaults are IQL's; its dropout and initial weights are left out) ----
     discount: float | None = None
     """gamma, in [0, 1)"""
     expectile: float | None = None
@@ -178,7 +180,7 @@ class Args:
 
 
 # Values for fields left unset, from the first row whose pattern is found in the dataset's name. From IQL: the discount
-# and, except in pointmaze and other, expectile, inverse_temperature and the scale of rewards; from TD3-BST: a
+# and, but in pointmaze and other, expectile, inverse_temperature, reward_shift and normalize_returns; from TD3-BST: a
 # uniform_weight of 1; the rest is ours. Mazes' Morse settings, normalize_obs and goal_scale are td3_bst.py's, not tuned
 # with IQL's rewards.
 DEFAULTS = dict(
@@ -208,12 +210,11 @@ LIMITS = {  # lowest and highest value; for the rest 1 (integers) or 1e-12 (floa
 NEEDS = [  # some arguments that do nothing unless another one has this value
     ("inverse_temperature", "policy_extraction", "awr"),
     ("max_awr_weight", "policy_extraction", "awr"),
-    *((name, "policy_extraction", "bst") for name in ("weighting", "q_weight", "detach_weight", "morse_checkpoint")),
-    *((name, "policy_extraction", "bst") for name in ("constant_weight", "rq_shape")),
+    *((name, "policy_extraction", "bst") for name in ("temperature", "detach_weight", "morse_checkpoint", "rq_shape")),
+    *((name, "policy_extraction", "bst") for name in ("weighting", "constant_weight", "q_weight")),
     ("rq_shape", "kernel", "rq"),
     ("constant_weight", "weighting", "constant"),
-    ("morse_checkpoint", "weighting", "morse"),
-    ("detach_weight", "weighting", "morse"),
+    *((name, "weighting", "morse") for name in ("temperature", "detach_weight", "morse_checkpoint")),
 ]
 DATA_KEYS = ("observations", "actions", "rewards", "next_observations", "terminations")
 
@@ -353,8 +354,8 @@ def how_to_recreate(env_id):
 
 def locate_minari(env_id):
     """Id of a local Minari dataset for a short name or a Minari id, downloaded if it is not there. Raises UserError."""
-    if Path(env_id).is_file():
-        raise UserError(f"{env_id} is a file, but its name does not end in .hdf5 or .h5; rename it if it is one")
+    if Path(env_id).is_absolute() or Path(env_id).is_file():
+        raise UserError(f"{env_id} is a path, but does not end in .hdf5 or .h5; rename the file if it is one of these")
     is_short = re.sub(r"-v\d+$", "", env_id) in SHORT_NAMES
     name = "D4RL/" + env_id.replace("-", "/", 1) if is_short else env_id
 
@@ -415,6 +416,8 @@ def choose_episodes(num_episodes, args):
     """Sorted indices of a `dataset_fraction` of the episodes, at least one, drawn by seed. Raises UserError."""
     if not num_episodes:
         raise UserError(f"{args.env_id} has no complete episode; an .hdf5 marks their ends in terminals and timeouts")
+    if num_episodes == 1 and args.dataset_fraction < 1:
+        raise UserError(f"{args.env_id} has but one episode, or does not mark their ends; leave out --dataset-fraction")
     count = max(1, round(args.dataset_fraction * num_episodes))
     return np.sort(np.random.default_rng(args.seed).permutation(num_episodes)[:count])
 
@@ -449,7 +452,8 @@ def read_hdf5(path, args):
             return file[key].astype(np.float32)[:].reshape(len(ends), *shape)
 
         obs = read("observations", -1)
-        next_obs = read("next_observations", *obs.shape[1:])[rows] if has_next else obs[rows + ~terminals[rows]]
+        next_rows = np.where(terminals[rows], rows, rows + 1)
+        next_obs = read("next_observations", *obs.shape[1:])[rows] if has_next else obs[next_rows]
         dones = terminals[rows].astype(np.float32)
         return dict(zip(DATA_KEYS, (obs[rows], read("actions", -1)[rows], read("rewards")[rows], next_obs, dones)))
 
@@ -493,7 +497,7 @@ def read_minari(dataset, args):
 
     Episodes hold one observation more than actions; no next observation is built across an episode's end."""
     obs_space, action_space = dataset.observation_space, dataset.action_space
-    names_maze = bool(re.search("antmaze|pointmaze", f"{args.env_id} {dataset.env_spec}".lower()))
+    names_maze = bool(re.search("ant_?maze|pointmaze", f"{args.env_id} {dataset.env_spec}".lower()))
     has_goals = isinstance(obs_space, gym.spaces.Dict) and {"achieved_goal", "desired_goal"} <= set(obs_space)
     if names_maze and not has_goals:
         print("a maze without goals in its observations: a success is terminal only where the data says so")
@@ -591,7 +595,7 @@ def load_dataset(args, device):
     """The transitions to train on, and what acting and scoring need to know. Raises UserError.
 
     Returns `data`, float32 tensors on the device: observations and next_observations (N, obs_dim), normalised if so
-    asked; actions (N, k) in [-1, 1]; rewards (N,), shifted and scaled; terminations (N,), 1 where nothing follows. And
+    asked; actions (N, k) in [-1, 1]; rewards (N,), shifted and scaled; terminations (N,), 1 where the return ends. And
     `info`: dataset_id; obs_mean and obs_std (obs_dim,); action_low and action_high (k,); env_spec, the evaluation
     environment's as JSON, or None; is_maze, whether it is a maze; ref_scores, the returns that score 0 and 100, None if
     unknown; transitions, N; checksum, of the data as read."""
@@ -854,7 +858,8 @@ def awr_loss(actor, log_std, value, target_critic, batch, args):
         advantage = target_critic(obs, action).min(0).values - value(obs).squeeze(-1)  # A, (batch,)
         weight = torch.exp(args.inverse_temperature * advantage).clamp(max=args.max_awr_weight)  # (batch,)
     pi = actor(obs)
-    log_prob = torch.distributions.Normal(pi, log_std.clamp(-5, 2).exp(), validate_args=False).log_prob(action).sum(-1)
+    std = log_std.clamp(-5, 2).exp()  # (k,), in the bounds of IQL's code
+    log_prob = torch.distributions.Normal(pi, std, validate_args=False).log_prob(action).sum(-1)  # (batch,)
     loss = -(weight * log_prob).mean()  # E_D[-min(exp(beta A), max_awr_weight) log pi(a | s)]
     metrics = {"policy/weight": weight, "policy/advantage": advantage, "loss/actor": loss}
     return loss, metrics | {"policy/bc_error": (pi - action).square().sum(-1)}

@@ -120,7 +120,8 @@ class Args:
 
     # ---- other datasets ----
     held_out: float = 0.1
-    """share of the transitions, in (0, 1), drawn at random, to hold out from training and measure on"""
+    """share of the transitions, in (0, 1), drawn at random, to hold out from training and measure on, or more if
+    landscape_states need it"""
     distances: tuple[float, ...] = (0.1, 0.25, 0.5, 1.0, 1.5, 2.0)
     """how far from the data's actions to measure certainty, in units of an action space of [-1, 1]"""
     action_dims: tuple[int, int] = (0, 1)
@@ -148,6 +149,14 @@ LIMITS = {  # lowest and highest value; for the rest 1 (integers) or 1e-12 (floa
     "temperature": (1 / 30, 1e12), "mode_offset": (1e-12, 1), "held_out": (1e-12, 1), "action_dims": (0, 1e12),
     "landscape_states": (0, 1e12),
 }
+TOY_ONLY = (  # arguments that other datasets than four-modes do nothing with
+    "mode_offset", "mode_deviation", "mode_radius", "scale_factors", "num_samples", "temperature",
+    "policy_hidden_dims", "policy_steps", "policy_batch_size", "policy_learning_rate",
+)
+OTHERS_ONLY = (  # arguments that four-modes does nothing with
+    "eval_env_id", "dataset_fraction", "normalize_obs", "goal_scale",
+    "held_out", "distances", "action_dims", "landscape_states",
+)
 DATA_KEYS = ("observations", "actions", "rewards", "next_observations", "terminations")
 
 
@@ -265,8 +274,8 @@ def how_to_recreate(env_id):
 
 def locate_minari(env_id):
     """Id of a local Minari dataset for a short name or a Minari id, downloaded if it is not there. Raises UserError."""
-    if Path(env_id).is_file():
-        raise UserError(f"{env_id} is a file, but its name does not end in .hdf5 or .h5; rename it if it is one")
+    if Path(env_id).is_absolute() or Path(env_id).is_file():
+        raise UserError(f"{env_id} is a path, but does not end in .hdf5 or .h5; rename the file if it is one of these")
     is_short = re.sub(r"-v\d+$", "", env_id) in SHORT_NAMES
     name = "D4RL/" + env_id.replace("-", "/", 1) if is_short else env_id
 
@@ -327,6 +336,8 @@ def choose_episodes(num_episodes, args):
     """Sorted indices of a `dataset_fraction` of the episodes, at least one, drawn by seed. Raises UserError."""
     if not num_episodes:
         raise UserError(f"{args.env_id} has no complete episode; an .hdf5 marks their ends in terminals and timeouts")
+    if num_episodes == 1 and args.dataset_fraction < 1:
+        raise UserError(f"{args.env_id} has but one episode, or does not mark their ends; leave out --dataset-fraction")
     count = max(1, round(args.dataset_fraction * num_episodes))
     return np.sort(np.random.default_rng(args.seed).permutation(num_episodes)[:count])
 
@@ -361,7 +372,8 @@ def read_hdf5(path, args):
             return file[key].astype(np.float32)[:].reshape(len(ends), *shape)
 
         obs = read("observations", -1)
-        next_obs = read("next_observations", *obs.shape[1:])[rows] if has_next else obs[rows + ~terminals[rows]]
+        next_rows = np.where(terminals[rows], rows, rows + 1)
+        next_obs = read("next_observations", *obs.shape[1:])[rows] if has_next else obs[next_rows]
         dones = terminals[rows].astype(np.float32)
         return dict(zip(DATA_KEYS, (obs[rows], read("actions", -1)[rows], read("rewards")[rows], next_obs, dones)))
 
@@ -405,7 +417,7 @@ def read_minari(dataset, args):
 
     Episodes hold one observation more than actions; no next observation is built across an episode's end."""
     obs_space, action_space = dataset.observation_space, dataset.action_space
-    names_maze = bool(re.search("antmaze|pointmaze", f"{args.env_id} {dataset.env_spec}".lower()))
+    names_maze = bool(re.search("ant_?maze|pointmaze", f"{args.env_id} {dataset.env_spec}".lower()))
     has_goals = isinstance(obs_space, gym.spaces.Dict) and {"achieved_goal", "desired_goal"} <= set(obs_space)
     if names_maze and not has_goals:
         print("a maze without goals in its observations: a success is terminal only where the data says so")
@@ -503,7 +515,7 @@ def load_dataset(args, device):
     """The transitions to train on, and what acting and scoring need to know. Raises UserError.
 
     Returns `data`, float32 tensors on the device: observations and next_observations (N, obs_dim), normalised if so
-    asked; actions (N, k) in [-1, 1]; rewards (N,), shifted and scaled; terminations (N,), 1 where nothing follows. And
+    asked; actions (N, k) in [-1, 1]; rewards (N,), shifted and scaled; terminations (N,), 1 where the return ends. And
     `info`: dataset_id; obs_mean and obs_std (obs_dim,); action_low and action_high (k,); env_spec, the evaluation
     environment's as JSON, or None; is_maze, whether it is a maze; ref_scores, the returns that score 0 and 100, None if
     unknown; transitions, N; checksum, of the data as read."""
@@ -697,7 +709,7 @@ def objective_loss(objective, morse, temperature):
     return loss
 
 
-def where(actions, args):
+def place_of(actions, args):
     """Of each action, (n, 2): 0 to 3 for the mode that it is at, 4 for the mean of all modes, 5 for none."""
     signs = torch.tensor([[-1, -1], [1, -1], [-1, 1], [1, 1], [0, 0]], device=actions.device)
     distance = torch.cdist(actions, args.mode_offset * signs)  # (n, 5)
@@ -705,7 +717,7 @@ def where(actions, args):
     return torch.where(nearest.values <= args.mode_radius, nearest.indices, 5)
 
 
-def study_modes(data, info, args, device, figures):
+def study_modes(data, info, args, device, save_figure):
     """Morse networks of several kernels and scales, and policies of each objective.
 
     Returns entries of results.json, and the network of --kernel and --kernel-scale-factor.
@@ -730,7 +742,7 @@ def study_modes(data, info, args, device, figures):
         policy = fit_policy(copy.deepcopy(start), loss, data, args)
         with torch.no_grad():
             ends[objective, kernel, temperature] = policy(starts)
-        place = where(ends[objective, kernel, temperature], args)
+        place = place_of(ends[objective, kernel, temperature], args)
         share = {"at a mode": float((place < 4).float().mean()), "at the mean": float((place == 4).float().mean())}
         share["modes reached"] = len(place[place < 4].unique())
         words = {"objective": objective, "kernel": kernel and kernel[0], "factor": kernel and kernel[1]}
@@ -747,7 +759,7 @@ def study_modes(data, info, args, device, figures):
         for objective in OBJECTIVES[1:]:
             for temperature in args.temperature:
                 try_objective(objective, kernel, temperature)
-    draw_modes(data, morses, ends, starts, args, figures)
+    draw_modes(data, morses, ends, starts, args, save_figure)
     return entries, morses[own]
 
 
@@ -768,7 +780,7 @@ def at_distance(actions, distance, generator):
 
 
 @torch.no_grad()
-def study_dataset(morse, held_out, info, args, generator, figures):
+def study_dataset(morse, held_out, info, args, generator, save_figure):
     """Certainty on held-out transitions, on other actions in the same states, and near them, with figures.
 
     Returns the entry of results.json: mean certainties, AUROC of the data's own actions against the others."""
@@ -788,7 +800,7 @@ def study_dataset(morse, held_out, info, args, generator, figures):
     entry["certainty at distance"] = {distance: float(values.mean()) for distance, values in near.items()}
     entry["AUROC against"] = {name: auroc(own, values) for name, values in certainty.items() if values is not own}
     entry |= {"AUROC against distance": near_auroc, "share inside at distance": inside_share}
-    draw_dataset(morse, held_out, info, certainty, near, args, figures)
+    draw_dataset(morse, held_out, info, certainty, near, args, save_figure)
     return entry
 
 
@@ -801,7 +813,7 @@ def draw_certainty(axes, values, title, labels=("action 1", "action 2")):
     return image
 
 
-def square(morse, state, action, dims, n=101):
+def certainty_grid(morse, state, action, dims, n=101):
     """Certainty in a state, (obs_dim,), over two dimensions of the action, the others being as in `action`, (k,)."""
     axis = torch.linspace(-1, 1, n, device=state.device)
     actions = action.repeat(n * n, 1)
@@ -809,14 +821,14 @@ def square(morse, state, action, dims, n=101):
     return morse.certainty(state.expand(n * n, -1), actions).reshape(n, n)
 
 
-def draw_modes(data, morses, ends, starts, args, figures):
+def draw_modes(data, morses, ends, starts, args, save_figure):
     """Landscape with data and policies; landscapes by scale, by kernel; the basins of each objective."""
     state, kernel = torch.zeros(2, device=starts.device), (args.kernel, args.kernel_scale_factor)
     names = {key: f"{key[0].upper()}, $\\lambda$ = {key[1]:g} k" for key in morses}
 
     figure, axes = plt.subplots(figsize=(6, 6), layout="constrained")
     title = f"certainty, {names[kernel]}; policies, $\\mu$ = {args.temperature[-1]:g}"
-    image = draw_certainty(axes, square(morses[kernel], state, state, (0, 1)), title)
+    image = draw_certainty(axes, certainty_grid(morses[kernel], state, state, (0, 1)), title)
     axes.scatter(*data["actions"][:500].T.cpu(), s=6, color="white", edgecolor="gray", lw=0.2, label="data")
     looks = zip(OBJECTIVES, "xsDo", (12, 60, 20, 60), ("red", "tab:orange", "magenta", "cyan"), strict=True)
     for objective, marker, size, color in reversed(list(looks)):
@@ -825,7 +837,7 @@ def draw_modes(data, morses, ends, starts, args, figures):
         axes.scatter(*ends[key][::7].T.cpu(), s=size, marker=marker, label=objective, **look)
     figure.colorbar(image, label="certainty M")
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), fontsize=8, facecolor="lightgray")
-    figures("landscape", figure)
+    save_figure("landscape", figure)
 
     for name, keys in {
         "scales": [("rbf", factor) for factor in args.scale_factors],
@@ -834,9 +846,9 @@ def draw_modes(data, morses, ends, starts, args, figures):
         size = (3.2 * len(keys) + 0.8, 3.4)
         figure, grid = plt.subplots(1, len(keys), figsize=size, sharey=True, squeeze=False, layout="constrained")
         for axes, key in zip(grid[0], keys):
-            image = draw_certainty(axes, square(morses[key], state, state, (0, 1)), names[key])
+            image = draw_certainty(axes, certainty_grid(morses[key], state, state, (0, 1)), names[key])
         figure.colorbar(image, ax=grid, label="certainty M")
-        figures(name, figure)
+        save_figure(name, figure)
 
     colors = matplotlib.colors.ListedColormap(["tab:blue", "tab:orange", "tab:green", "tab:red", "black", "lightgray"])
     n = round(len(starts) ** 0.5)
@@ -845,7 +857,7 @@ def draw_modes(data, morses, ends, starts, args, figures):
         figure, grid = plt.subplots(len(rows), len(morses), figsize=size, squeeze=False, layout="constrained")
         for objective, line in zip(rows, grid):
             for key, axes in zip(morses, line):
-                place = where(ends[objective, key, temperature], args).reshape(n, n).T.cpu()
+                place = place_of(ends[objective, key, temperature], args).reshape(n, n).T.cpu()
                 image = axes.imshow(place, origin="lower", extent=(-1, 1, -1, 1), cmap=colors, vmin=-0.5, vmax=5.5)
                 axes.set_title(names[key] if objective == rows[0] else "", fontsize=10)
             line[0].set_ylabel(objective.replace(", ", ",\n") + "\n\nstarting action 2", fontsize=9)
@@ -854,10 +866,10 @@ def draw_modes(data, morses, ends, starts, args, figures):
         bar = figure.colorbar(image, ax=grid, ticks=range(6), shrink=0.6, label="where the policy's action ends")
         bar.ax.set_yticklabels(["mode (-, -)", "mode (+, -)", "mode (-, +)", "mode (+, +)", "the mean", "elsewhere"])
         figure.suptitle(f"where a policy ends by where it starts, $\\mu$ = {temperature:g}")
-        figures(f"basins_{temperature:g}", figure)
+        save_figure(f"basins_{temperature:g}", figure)
 
 
-def draw_dataset(morse, held_out, info, certainty, near, args, figures):
+def draw_dataset(morse, held_out, info, certainty, near, args, save_figure):
     """Histograms; certainty against distance; landscapes in some states; in mazes, maps over positions."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
     for name, values in certainty.items():
@@ -868,7 +880,7 @@ def draw_dataset(morse, held_out, info, certainty, near, args, figures):
     right.axhline(certainty["uniform actions"].mean().cpu(), color="gray", ls="--", label="uniform actions")
     right.set(xlabel="distance from the data's action", ylabel="mean certainty", ylim=(0, 1))
     right.legend(fontsize=8)
-    figures("certainty", figure)
+    save_figure("certainty", figure)
 
     obs, actions = held_out["observations"], held_out["actions"]
     if actions.shape[1] > 1:
@@ -877,11 +889,11 @@ def draw_dataset(morse, held_out, info, certainty, near, args, figures):
         figure, grid = plt.subplots(1, columns, figsize=size, sharey=True, squeeze=False, layout="constrained")
         labels = [f"action dimension {i}" for i in args.action_dims]
         for number, axes in zip(args.landscape_states, grid[0]):
-            values = square(morse, obs[number], actions[number], args.action_dims)
+            values = certainty_grid(morse, obs[number], actions[number], args.action_dims)
             image = draw_certainty(axes, values, f"held-out state {number}", labels)
             axes.plot(*actions[number, list(args.action_dims)].cpu(), "r*", ms=12)
         figure.colorbar(image, ax=grid, label="certainty M")
-        figures("landscape", figure)
+        save_figure("landscape", figure)
 
     if info["is_maze"]:  # its observation starts with the position: achieved_goal is the first key
         x, y = (obs[:, :2] * info["obs_std"][:2] + info["obs_mean"][:2]).T.cpu().numpy()
@@ -893,7 +905,7 @@ def draw_dataset(morse, held_out, info, certainty, near, args, figures):
             image = axes.pcolormesh(*edges, mean.T, vmin=0, vmax=1)
             axes.set(title=f"mean certainty, {name}", xlabel="x (m)", ylabel="y (m)", aspect="equal")
         figure.colorbar(image, ax=grid, label="certainty M")
-        figures("map", figure)
+        save_figure("map", figure)
 
 
 # ---------------------------------------------------------------- a run: arguments, files, main
@@ -963,6 +975,10 @@ def progress(args, prefix=""):
 
 def main(args):
     """Train a Morse network on a dataset and measure it; on four-modes, policies too. Raises UserError."""
+    is_toy = args.env_id == "four-modes"
+    for name in OTHERS_ONLY if is_toy else TOY_ONLY:
+        if getattr(args, name) != getattr(Args, name):
+            raise UserError(f"--{name.replace('_', '-')} does nothing with --env-id {args.env_id}; leave it out")
     args = resolve(args)
     for name in ("temperature", "scale_factors", "landscape_states"):
         if not getattr(args, name):
@@ -975,9 +991,7 @@ def main(args):
             raise UserError(f"--device must be cpu, cuda or cuda:N, got {args.device}")
         if device.type == "cuda":
             torch.cuda.set_device(device)
-    if args.env_id == "four-modes":
-        if args.dataset_fraction < 1:
-            raise UserError("--dataset-fraction is for other datasets; the size of four-modes is --num-samples")
+    if is_toy:
         data, info = four_modes(args, device)
     else:
         data, info = load_dataset(SimpleNamespace(**vars(args), reward_shift=0, reward_scale=1), device)  # unused here
@@ -1001,13 +1015,14 @@ def main(args):
         record = {"args": vars(args), "dataset_id": info["dataset_id"]} | origin
         write_file(run_dir / "args.json", json.dumps(record, indent=1))
 
-    def figures(name, figure):
+    def save_figure(name, figure):
         """Into the run's folder and TensorBoard."""
-        figure.savefig(run_dir / f"{name}.png", dpi=150)
-        writer.add_figure(name, figure)
+        with explain(f"cannot write {run_dir / name}.png", "see to space and permissions"):
+            figure.savefig(run_dir / f"{name}.png", dpi=150)
+            writer.add_figure(name, figure)
 
-    if args.env_id == "four-modes":
-        results, morse = study_modes(data, info, args, device, figures)
+    if is_toy:
+        results, morse = study_modes(data, info, args, device, save_figure)
     else:
         torch.manual_seed(args.seed)
         generator = torch.Generator(device).manual_seed(args.seed)
@@ -1016,7 +1031,7 @@ def main(args):
         agent = make_agent(data["observations"].shape[1], data["actions"].shape[1], args, device)
         train_morse(agent, train, args, generator, after_step=progress(args))
         morse = agent.morse
-        results = study_dataset(morse, held_out, info, args, generator, figures)
+        results = study_dataset(morse, held_out, info, args, generator, save_figure)
         print(json.dumps(results, indent=1))
     writer.close()
     if save:

@@ -71,7 +71,7 @@ class Args:
     exp_name: str = Path(__file__).stem
     """name of the experiment, part of the run's folder name"""
     seed: int = 1
-    """seed of initial weights, batches, noise and evaluation episodes"""
+    """seed of initial weights, batches, noise, a dataset_fraction's episodes and evaluation episodes"""
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
     """cpu, cuda or cuda:N; unset: cuda if there is one, else cpu"""
     matmul_precision: Literal["highest", "high", "medium"] = "high"
@@ -199,8 +199,7 @@ LIMITS = {  # lowest and highest value; for the rest 1 (integers) or 1e-12 (floa
 NEEDS = [  # some arguments that do nothing unless another one has this value
     ("rq_shape", "kernel", "rq"),
     ("constant_weight", "weighting", "constant"),
-    ("morse_checkpoint", "weighting", "morse"),
-    ("detach_weight", "weighting", "morse"),
+    *((name, "weighting", "morse") for name in ("temperature", "detach_weight", "morse_checkpoint")),
 ]
 DATA_KEYS = ("observations", "actions", "rewards", "next_observations", "terminations")
 
@@ -340,8 +339,8 @@ def how_to_recreate(env_id):
 
 def locate_minari(env_id):
     """Id of a local Minari dataset for a short name or a Minari id, downloaded if it is not there. Raises UserError."""
-    if Path(env_id).is_file():
-        raise UserError(f"{env_id} is a file, but its name does not end in .hdf5 or .h5; rename it if it is one")
+    if Path(env_id).is_absolute() or Path(env_id).is_file():
+        raise UserError(f"{env_id} is a path, but does not end in .hdf5 or .h5; rename the file if it is one of these")
     is_short = re.sub(r"-v\d+$", "", env_id) in SHORT_NAMES
     name = "D4RL/" + env_id.replace("-", "/", 1) if is_short else env_id
 
@@ -402,6 +401,8 @@ def choose_episodes(num_episodes, args):
     """Sorted indices of a `dataset_fraction` of the episodes, at least one, drawn by seed. Raises UserError."""
     if not num_episodes:
         raise UserError(f"{args.env_id} has no complete episode; an .hdf5 marks their ends in terminals and timeouts")
+    if num_episodes == 1 and args.dataset_fraction < 1:
+        raise UserError(f"{args.env_id} has but one episode, or does not mark their ends; leave out --dataset-fraction")
     count = max(1, round(args.dataset_fraction * num_episodes))
     return np.sort(np.random.default_rng(args.seed).permutation(num_episodes)[:count])
 
@@ -436,7 +437,8 @@ def read_hdf5(path, args):
             return file[key].astype(np.float32)[:].reshape(len(ends), *shape)
 
         obs = read("observations", -1)
-        next_obs = read("next_observations", *obs.shape[1:])[rows] if has_next else obs[rows + ~terminals[rows]]
+        next_rows = np.where(terminals[rows], rows, rows + 1)
+        next_obs = read("next_observations", *obs.shape[1:])[rows] if has_next else obs[next_rows]
         dones = terminals[rows].astype(np.float32)
         return dict(zip(DATA_KEYS, (obs[rows], read("actions", -1)[rows], read("rewards")[rows], next_obs, dones)))
 
@@ -480,7 +482,7 @@ def read_minari(dataset, args):
 
     Episodes hold one observation more than actions; no next observation is built across an episode's end."""
     obs_space, action_space = dataset.observation_space, dataset.action_space
-    names_maze = bool(re.search("antmaze|pointmaze", f"{args.env_id} {dataset.env_spec}".lower()))
+    names_maze = bool(re.search("ant_?maze|pointmaze", f"{args.env_id} {dataset.env_spec}".lower()))
     has_goals = isinstance(obs_space, gym.spaces.Dict) and {"achieved_goal", "desired_goal"} <= set(obs_space)
     if names_maze and not has_goals:
         print("a maze without goals in its observations: a success is terminal only where the data says so")
@@ -578,7 +580,7 @@ def load_dataset(args, device):
     """The transitions to train on, and what acting and scoring need to know. Raises UserError.
 
     Returns `data`, float32 tensors on the device: observations and next_observations (N, obs_dim), normalised if so
-    asked; actions (N, k) in [-1, 1]; rewards (N,), shifted and scaled; terminations (N,), 1 where nothing follows. And
+    asked; actions (N, k) in [-1, 1]; rewards (N,), shifted and scaled; terminations (N,), 1 where the return ends. And
     `info`: dataset_id; obs_mean and obs_std (obs_dim,); action_low and action_high (k,); env_spec, the evaluation
     environment's as JSON, or None; is_maze, whether it is a maze; ref_scores, the returns that score 0 and 100, None if
     unknown; transitions, N; checksum, of the data as read."""

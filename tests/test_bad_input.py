@@ -57,6 +57,8 @@ def test_policy_frequency_divides_them(name):
         (td3_bst, "--no-detach-weight --weighting constant", "--weighting morse"),
         (iql_bst, "--rq-shape 2 --kernel rq --policy-extraction awr", "--policy-extraction bst"),
         (iql_bst, "--no-detach-weight --policy-extraction awr", "--policy-extraction bst"),
+        (td3_bst, "--temperature 3 --weighting constant", "--weighting morse"),
+        (iql_bst, "--temperature 3 --policy-extraction awr", "--policy-extraction bst"),  # not IQL's, which is inverse
     ],
 )
 def test_arguments_that_would_do_nothing(script, flags, needed):
@@ -88,7 +90,7 @@ def test_unknown_id(env_id, near):
         load(env_id)
 
 
-@pytest.mark.parametrize("env_id, near", [("td3-bst/pointmaz-umaze-v1", "td3-bst/pointmaze-umaze-v1"), ("a/b-v0", "")])
+@pytest.mark.parametrize("env_id, near", [("td3-bst/pointmaz-umaze-v1", "td3-bst/pointmaze-umaze-v1"), ("qqqqqqqq/zzzzzzzz", "")])
 def test_unknown_minari_id(pointmaze, env_id, near):
     """Where the remote cannot be asked, what is known without it is named."""
     with pytest.raises(UserError, match=f"{env_id} is not in .* copy its folder below .*") as error:
@@ -163,11 +165,13 @@ def test_missing_hdf5(tmp_path):
         load(str(tmp_path / "none.hdf5"))
 
 
-def test_file_of_another_name(tmp_path):
-    """HDF5 files are told by their suffix; others are not taken for Minari ids."""
+def test_file_of_another_name(tmp_path, monkeypatch):
+    """HDF5 files are told by their suffix; others, and folders, are not taken for Minari ids."""
     path = write_hdf5(tmp_path / "FULL.HDF5", 8, timeouts=np.arange(8) == 7)
-    with pytest.raises(UserError, match="FULL.HDF5 is a file, but its name does not end in .hdf5"):
-        load(path)
+    monkeypatch.chdir(tmp_path)
+    for name in (path, "FULL.HDF5", str(tmp_path)):
+        with pytest.raises(UserError, match=f"^{name} is a path, but does not end in .hdf5"):
+            load(name)
 
 
 def test_hdf5_fields(tmp_path):
@@ -251,7 +255,7 @@ def test_goal_scale_without_goals(tmp_path, capsys):
         load(name, goal_scale=1.0)
         with pytest.raises(UserError, match=f"{name} have no goals for --goal-scale"):
             load(name, goal_scale=4.0)
-    name = make_minari("bad/antmaze-flat-v0", [episode(0, 3)], box(2), ACTIONS)
+    name = make_minari("bad/ant_maze-flat-v0", [episode(0, 3)], box(2), ACTIONS)
     as_is = load(name, goal_scale=1.0)[0]
     out = capsys.readouterr().out
     assert "goal_scale" not in out and out.count("a maze without goals in its observations") == 1  # the last one

@@ -95,6 +95,14 @@ def test_dataset_fraction_keeps_whole_episodes():
     assert len(load(name, dataset_fraction=0.001)[0]["rewards"]) == 5
 
 
+def test_a_share_of_one_episode_is_refused(tmp_path):
+    """Such as of a file that has next observations and does not mark its episodes' ends."""
+    path = write_hdf5(tmp_path / "a.hdf5", 100, next_observations=np.zeros((100, 2)))
+    assert len(load(path)[0]["rewards"]) == 100
+    with pytest.raises(UserError, match="has but one episode, .*leave out --dataset-fraction"):
+        load(path, dataset_fraction=0.1)
+
+
 def maze_episode(x, goals, rewards):
     """Positions x on a line and a goal for each of them: len(x) - 1 transitions."""
     zero = np.zeros(len(x))

@@ -37,7 +37,7 @@ def test_who_finds_a_mode(seed):
     share = {}
     for objective in morse_only.OBJECTIVES:
         policy = fit_policy(copy.deepcopy(start), objective_loss(objective, agent.morse, 1.0), data, args)
-        place = morse_only.where(policy(states), args)
+        place = morse_only.place_of(policy(states), args)
         share[objective] = float((place < 4).float().mean()), float((place == 4).float().mean())
     for objective in ("behaviour cloning", "weighted cloning, weight detached"):
         assert share[objective][0] == 0 and share[objective][1] > 0.9
@@ -77,7 +77,7 @@ def test_at_distance():
 
 def test_where():
     places = torch.tensor([[-0.7, -0.7], [0.7, -0.6], [-0.8, 0.7], [0.7, 0.84], [0.1, 0.1], [0.4, 0.4], [0.7, 0.86]])
-    assert morse_only.where(places, resolve(Args())).tolist() == [0, 1, 2, 3, 4, 5, 5]
+    assert morse_only.place_of(places, resolve(Args())).tolist() == [0, 1, 2, 3, 4, 5, 5]
 
 
 def test_figures_show_where_policies_end():
@@ -230,7 +230,7 @@ def test_what_is_measured(monkeypatch):
 def test_landscape_has_its_actions_on_their_axes():
     """values[i, j] is at place i of the first dimension asked for, j of the second; an image has rows from below."""
     morse = SimpleNamespace(certainty=lambda obs, action: action @ torch.tensor([0.1, 0.2, 0.3]))
-    values = morse_only.square(morse, torch.zeros(2), torch.tensor([9.0, 0.5, 9.0]), (2, 0), n=5)
+    values = morse_only.certainty_grid(morse, torch.zeros(2), torch.tensor([9.0, 0.5, 9.0]), (2, 0), n=5)
     axis = torch.linspace(-1, 1, 5)
     torch.testing.assert_close(values, 0.3 * axis[:, None] + 0.1 * axis + 0.1)
     _, axes = morse_only.plt.subplots()
@@ -360,7 +360,8 @@ def test_bad_input(tmp_path, pointmaze, monkeypatch):
         (["--rq-shape", "2"], "--rq-shape does nothing without --kernel rq"),
         (["--env-id", pointmaze, "--action-dims", "1", "1"], "--action-dims must be two that differ"),
         (["--mode-offset", "1.5"], "--mode-offset must be from"),
-        (["--dataset-fraction", "0.1"], "--dataset-fraction is for other datasets"),
+        (["--dataset-fraction", "0.1"], "--dataset-fraction does nothing with --env-id four-modes"),
+        (["--env-id", pointmaze, "--policy-steps", "9"], f"--policy-steps does nothing with --env-id {pointmaze}"),
         (["--env-id", "pen-humans"], "near matches: pen-human"),
         (["--env-id", pointmaze, "--action-dims", "0", "2"], "--action-dims must be two that differ, below 2"),
         (["--temperature", "0.5", "0.001"], "--temperature must be from 0.0333"),
