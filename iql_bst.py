@@ -7,12 +7,12 @@ Values and critics are IQL's, trained on the data's actions alone; Q' are Polyak
     L(V)   = E_D[|expectile - 1(u < 0)| * u^2],  u = min_i Q'_i(s, a) - V(s)
     L(Q_i) = E_D[(r + gamma * (1 - d) * V(s') - Q_i(s, a))^2]
 
-The policy is deterministic and clones behaviour where its action leaves the support of the data, by the certainty of a
-Morse network that is trained first, M(s, a) = exp(-lambda^2 / 2 * ||f(s, a) - a||^2), near 1 on the data. With
---policy-extraction awr it is IQL's Gaussian, trained as in IQL, and there is no such network:
-    morse: E_D[-log M(s, a)] + w * E_{s~D, u~U}[M(s, u)],  w = 1 in the paper, --uniform-weight here
-    bst:   E_D[-Q_1(s, pi(s)) / mean |Q_1| + (exp((1 - M(s, pi(s))) / mu) - 1) * ||pi(s) - a||^2]
-    awr:   E_D[-min(exp(beta * A), 100) * log pi(a | s)],  A = min_i Q'_i(s, a) - V(s)
+A Morse network is trained first, whose certainty M(s, a) = exp(-lambda^2 / 2 * ||f(s, a) - a||^2) is near 1 on the
+data. The policy is deterministic and clones behaviour where its action leaves the data's support (bst); with
+--policy-extraction awr it is IQL's Gaussian, trained as in IQL, without such a network:
+    L(f)       = E_D[-log M(s, a)] + w * E_{s~D, u~U}[M(s, u)],  w = 1 in the paper, --uniform-weight here
+    bst: L(pi) = E_D[-Q_1(s, pi(s)) / mean |Q_1| + (exp((1 - M(s, pi(s))) / mu) - 1) * ||pi(s) - a||^2]
+    awr: L(pi) = E_D[-min(exp(beta * A), 100) * log pi(a | s)],  A = min_i Q'_i(s, a) - V(s)
 
 In bst no gradient goes through mean |Q_1|, nor, without --no-detach-weight, through the weight exp(...) - 1. lambda is
 --kernel-scale-factor times the number of action dimensions, mu --temperature, beta --inverse-temperature.
