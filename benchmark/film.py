@@ -85,4 +85,6 @@ if __name__ == "__main__":
     try:
         tyro.cli(main)
     except td3_bst.UserError as error:
-        sys.exit(f"error: {error}")
+        sys.exit("error: " + " ".join(str(error).split()))
+    except KeyboardInterrupt:
+        sys.exit(130)

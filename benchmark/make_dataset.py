@@ -146,7 +146,7 @@ def make_controller(args):
         x = np.concatenate([obs["observation"], offset / np.linalg.norm(offset)])  # (29,)
         for i in range(2):
             x = np.maximum(x @ weights[f"w{i}"] + weights[f"b{i}"], 0)
-        return args.ant_gain * np.tanh(x @ weights["w2"] + weights["b2"])
+        return np.clip(args.ant_gain * np.tanh(x @ weights["w2"] + weights["b2"]), -1, 1)
 
     return walk
 
@@ -202,7 +202,7 @@ def relabel(args, episodes):
 
     A goal is uniform round the centre of the evaluation's goal cell. An episode that was going there keeps its own, which
     was drawn in the same way. One that comes upon its goal ends there, and what follows is an episode with a new goal.
-    That may be where the ant already stands: of umaze-diverse's 4,941 episodes 119 start at their goal."""
+    That may be where the ant already stands; such an episode has one step."""
     env, rng = make_env(args).unwrapped, np.random.default_rng([args.seed, 1])
     goal_cell = MAZES[args.maze][2]
     reach = env.position_noise_range * env.maze.maze_size_scaling
@@ -336,7 +336,8 @@ def draw_coverage(args, report, positions):
 
 
 def name_dataset(args):
-    """The dataset's id in Minari. PointMaze's v0 was without the controller's bounds, whose clip took most of the noise."""
+    """The dataset's id in Minari. In PointMaze's v0 the controller's action was not clipped before noise was added to it,
+    so that the clip of the sum took most of the noise."""
     version = 1 if args.maze.startswith("pointmaze") else 0
     return f"td3-bst/{args.maze}{'-one-goal' if args.one_goal else ''}-v{version}"
 
@@ -356,6 +357,10 @@ def resolve(args):
 
 
 def main(args):
+    only = {"antmaze": ("part_steps", "one_goal", "ant_gain"), "pointmaze": ("p_gain", "d_gain")}
+    for name in (name for kind, names in only.items() if not args.maze.startswith(kind) for name in names):
+        if getattr(args, name) != getattr(Args, name):
+            sys.exit(f"error: --{name.replace('_', '-')} does nothing for {args.maze}; leave it out")
     args = resolve(args)
     floors = dict.fromkeys(("steps", "workers", "part_steps"), 1) | {"d_gain": -1e6}
     floors |= dict.fromkeys(("seed", *CONTROL_FIELDS, "p_gain", "ant_gain"), 0)
@@ -363,8 +368,6 @@ def main(args):
         value = getattr(args, name)
         if not floor <= value < np.inf:
             sys.exit(f"error: --{name.replace('_', '-')} must be at least {floor} and finite, got {value}")
-    if args.one_goal and not args.maze.startswith("antmaze"):
-        sys.exit(f"error: --one-goal is for AntMaze, not {args.maze}; leave it out")
     dataset_id = name_dataset(args)
     try:
         path = get_dataset_path(dataset_id)

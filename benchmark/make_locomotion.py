@@ -11,14 +11,15 @@ actions drawn as in training, are medium. D4RL's expert and medium-expert, which
 
 The results are ordinary Minari datasets under this project's namespace, td3-bst, in Minari's local folder
 (~/.minari/datasets or $MINARI_DATASETS_PATH), with D4RL's reference scores and Gymnasium's v4 robot, as D4RL's own here.
-A report lies beside the data. After Ctrl-C the same command goes on, SAC from its last step, medium from its last
-whole episode.
+A report lies beside the data. After Ctrl-C the same command goes on, SAC from its last step, whose transition is lost,
+medium from its last whole episode.
 It is recreated data: never put a score on it beside one on D4RL's own without saying so.
 """
 
 import contextlib
 import dataclasses
 import fcntl
+import io
 import json
 import pickle
 import shutil
@@ -36,8 +37,12 @@ import torch
 import tyro
 from minari.data_collector import EpisodeBuffer
 from minari.storage import get_dataset_path
-from stable_baselines3 import SAC
-from stable_baselines3.common.callbacks import BaseCallback
+
+try:
+    from stable_baselines3 import SAC
+    from stable_baselines3.common.callbacks import BaseCallback
+except ModuleNotFoundError as error:
+    sys.exit(f"error: {error}; pip install stable-baselines3==2.9.2")
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from td3_bst import ROBOTS
@@ -95,11 +100,12 @@ class Progress(BaseCallback):
 
 
 def save(model, folder):
-    """Write SAC and its replay buffer, then put both in place: a kill must not leave one beside an older other."""
-    model.save(folder / "part-sac.zip")
-    model.save_replay_buffer(folder / "part-buffer.pkl")
-    for name in "sac.zip", "buffer.pkl":
-        (folder / f"part-{name}").replace(folder / name)
+    """Write SAC and its replay buffer as one file: a kill must not leave one beside an older other."""
+    zipped, part = io.BytesIO(), folder / "part-sac.pkl"
+    model.save(zipped)
+    with open(part, "wb") as file:
+        pickle.dump((zipped.getvalue(), model.replay_buffer), file)
+    part.replace(folder / "sac.pkl")
 
 
 def train_sac(args, folder):
@@ -107,10 +113,12 @@ def train_sac(args, folder):
 
     Raises KeyboardInterrupt where it was stopped; exits if max_steps are not enough."""
     env = gym.make(ROBOTS[args.robot][0])
-    if (folder / "buffer.pkl").exists():
-        model = SAC.load(folder / "sac.zip", env, device="cpu")
-        model.load_replay_buffer(folder / "buffer.pkl")
-        model.set_random_seed(args.seed + model.num_timesteps)  # loading took it back to the first step's
+    if (folder / "sac.pkl").exists():
+        with open(folder / "sac.pkl", "rb") as file:
+            zipped, replay_buffer = pickle.load(file)
+        model = SAC.load(io.BytesIO(zipped), env, device="cpu")
+        model.replay_buffer = replay_buffer
+        model.set_random_seed(args.seed + model.num_timesteps)  # loading has set all to args.seed, as at the first step
     else:
         size = {"buffer_size": args.max_steps, "stats_window_size": 10}
         model = SAC("MlpPolicy", env, learning_starts=10_000, seed=args.seed, device="cpu", **size)
@@ -233,7 +241,7 @@ def main(args):
     except BlockingIOError:
         sys.exit(f"error: another process is making {ids[0]}; wait for it, or stop it first")
     settings, file = dataclasses.asdict(args) | {"report_freq": None}, folder / "args.json"
-    if not (folder / "buffer.pkl").exists():
+    if not (folder / "sac.pkl").exists():
         file.write_text(json.dumps(settings))
     elif json.loads(file.read_text()) != settings:
         sys.exit(f"error: {folder} is of other arguments; go on with those, or delete that folder first")

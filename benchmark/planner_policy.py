@@ -18,7 +18,7 @@ def main(maze: tyro.conf.Positional[Literal[tuple(MAZES)]], seed: int = 1, episo
 
     Args:
         maze: dataset, as make_dataset.py takes it
-        seed: of the evaluation episodes, which are those of td3_bst.py with this seed
+        seed: of the evaluation episodes, the first of which are td3_bst.py's with this seed
         episodes: number of evaluation episodes
         runs_dir: parent folder of the run's own folder
     """
@@ -50,6 +50,6 @@ if __name__ == "__main__":
     try:
         tyro.cli(main)
     except UserError as error:
-        sys.exit(f"error: {error}")
+        sys.exit("error: " + " ".join(str(error).split()))
     except KeyboardInterrupt:
         sys.exit("\nstopped: there are no results")

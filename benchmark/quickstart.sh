@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 
 PYTHON=${PYTHON:-python3}
 STEPS=${STEPS:-10000}
-RUNS=runs/quickstart
+RUNS=runs-quickstart
 ENV_ID=td3-bst/pointmaze-umaze-v1
 
 [ -x .venv/bin/python ] || "$PYTHON" -m venv .venv

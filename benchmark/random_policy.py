@@ -14,7 +14,7 @@ import torch
 import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from td3_bst import Args, UserError, explain, load_dataset, resolve, score_policy
+from td3_bst import Args, UserError, explain, load_dataset, resolve, score_policy, write_file
 
 
 class RandomActor(torch.nn.Module):
@@ -42,7 +42,7 @@ def write_results(folder, args, dataset_id, score, returns, lengths, termination
     entry |= {"returns": np.asarray(returns).tolist(), "lengths": np.asarray(lengths).tolist()}
     entry |= {"terminations": np.asarray(terminations).tolist()}
     record = {"args": args, "dataset_id": dataset_id, "command": shlex.join(["python", *sys.argv])}
-    (folder / "results.json").write_text(json.dumps(record | {"evaluations": [entry]}))
+    write_file(folder / "results.json", json.dumps(record | {"evaluations": [entry]}))
 
 
 def main(env_id: str, seed: int = 1, runs_dir: str = "runs"):
@@ -53,7 +53,7 @@ def main(env_id: str, seed: int = 1, runs_dir: str = "runs"):
         seed: of the actions and of the evaluation episodes, which are those of td3_bst.py with this seed
         runs_dir: parent folder of the run's own folder
     """
-    args = resolve(Args(env_id=env_id, seed=seed, exp_name="random", runs_dir=runs_dir))
+    args = resolve(Args(env_id=env_id, seed=seed, exp_name="random", runs_dir=runs_dir, device="cpu"))
     _, info = load_dataset(args, torch.device("cpu"))
     if not info["env_spec"]:
         raise UserError(f"{env_id} has no environment to evaluate in; pass a dataset that has one")
@@ -68,6 +68,6 @@ if __name__ == "__main__":
     try:
         tyro.cli(main)
     except UserError as error:
-        sys.exit(f"error: {error}")
+        sys.exit("error: " + " ".join(str(error).split()))
     except KeyboardInterrupt:
         sys.exit("stopped: there are no results")

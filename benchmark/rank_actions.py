@@ -65,6 +65,8 @@ def main(runs: tyro.conf.Positional[tuple[str, ...]], states: int = 5000, seed: 
         known = set(vars(td3_bst.Args())) & set(stored)
         args = td3_bst.resolve(td3_bst.Args(**{name: stored[name] for name in known}))
         data, info = td3_bst.load_dataset(args, torch.device("cpu"))
+        if record.get("checksum", info["checksum"]) != info["checksum"]:
+            sys.exit(f"error: {record['dataset_id']} was made anew since {run}; pass a run on the data that is there")
         maze_args = make_dataset.resolve(make_dataset.Args(maze_name))
         maze, controller = make_dataset.make_env(maze_args).unwrapped.maze, make_dataset.make_controller(maze_args)
         generator = torch.Generator().manual_seed(seed)
@@ -102,4 +104,6 @@ if __name__ == "__main__":
     try:
         tyro.cli(main)
     except td3_bst.UserError as error:
-        sys.exit(f"error: {error}")
+        sys.exit("error: " + " ".join(str(error).split()))
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -168,14 +168,11 @@ def count_seeds(runs):
 
 
 def check_row(name, runs):
-    """SystemExit, with the folders, if the runs of a row have a seed twice, or not the same number of steps or data."""
+    """SystemExit, with the folders, if the runs of a row have a seed twice, or not the same data, as far as they say."""
     seeds = [run["args"]["seed"] for run in runs]
-    totals = {run["args"].get("total_timesteps") for run in runs}
-    sizes = {run["transitions"] for run in runs if "transitions" in run and run["args"].get("dataset_fraction") == 1}
-    if len(totals) > 1:
-        wrong = f"were to have {totals} steps"
-    elif len(sizes) > 1:
-        wrong = f"were on data of {sizes} transitions"
+    whole = [run for run in runs if run["args"].get("dataset_fraction") == 1]  # a share differs by seed
+    if any(len({run[key] for run in whole if key in run}) > 1 for key in ("transitions", "checksum")):
+        wrong = "were on data that differs"
     elif len(set(seeds)) < len(seeds):
         wrong = "have a seed twice"
     else:
@@ -185,11 +182,13 @@ def check_row(name, runs):
 
 
 def rows_of(records):
-    """Runs that differ only in seed, sorted by it, by (dataset, method, gradient steps). SystemExit on a repeated seed."""
+    """Runs that differ only in seed, sorted by it, by (dataset, method, gradient steps, of how many): see check_row."""
     rows = {}
     for record in sorted(records, key=lambda record: record["args"]["seed"]):
-        rows.setdefault((dataset_of(record), method(record), last(record)["step"]), []).append(record)
-    for (dataset, name, _), runs in rows.items():
+        step = last(record)["step"]
+        total = record["args"].get("total_timesteps", step) if step else 0
+        rows.setdefault((dataset_of(record), method(record), step, total), []).append(record)
+    for (dataset, name, *_), runs in rows.items():
         check_row(f"{name} on {dataset}", runs)
     return dict(sorted(rows.items(), key=lambda row: (row[0][0], -row[0][2], row[0][1])))
 
@@ -275,7 +274,7 @@ def policies(rows, columns=None):
     """Table, or its first columns, of the rows of runs that evaluated a policy, with flags and each seed's score."""
     head = ["dataset", "method", "gradient steps", "seeds", "score", "of each seed", "of each evaluation", "return"]
     lines = [[*head, "episode length"]]
-    for (dataset, name, _), runs in rows.items():
+    for (dataset, name, *_), runs in rows.items():
         ends = [last(record) for record in runs]
         cells = [dataset, name, steps_cell(runs), ", ".join(str(record["args"]["seed"]) for record in runs), "", "", ""]
         if None not in [entry["score"] for entry in ends]:
@@ -356,7 +355,7 @@ def ablation(rows, field, head):
 
 def row_values(rows):
     """A dict per row of runs with all that is known of it; the command is that of its first seed."""
-    for (dataset, name, _), runs in rows.items():
+    for (dataset, name, *_), runs in rows.items():
         ends = [score(last(run)) for run in runs]
         keys = ("last score", "low", "high"), ("mean of the last tenth", "its low", "its high")
         scores = [[ends], [[last_tenth(run) for run in runs]]]
@@ -420,9 +419,15 @@ def certainties(records):
 def read(folder):
     """The records of all runs below a folder, each with its own folder. Raises SystemExit where there is none."""
     files = sorted(Path(folder).rglob("results.json"))
-    records = [json.loads(file.read_text()) | {"folder": str(file.parent)} for file in files]
+    records = []
+    for file in files:
+        try:
+            records.append(json.loads(file.read_text()) | {"folder": str(file.parent)})
+        except ValueError as error:
+            sys.exit(f"error: {file} is no JSON ({error}); delete it")
+    records = [record for record in records if "evaluations" in record or "morse" in record]
     if not records:
-        sys.exit(f"error: there is no results.json below {folder}; train something first")
+        sys.exit(f"error: there is no results.json of a run below {folder}; train something first")
     return records
 
 
@@ -433,8 +438,8 @@ def read_peers(pattern):
 
 
 def group_rows(rows, title):
-    """The rows of one of GROUPS whose runs have ended: others are not to be put beside them."""
-    return {key: runs for key, runs in rows.items() if group_of(key[0]) == title and has_ended(runs)}
+    """The rows of one of GROUPS whose runs have ended, by (dataset, method, gradient steps); others do not compare."""
+    return {key[:3]: runs for key, runs in rows.items() if group_of(key[0]) == title and has_ended(runs)}
 
 
 def tables(records, rows):

@@ -45,4 +45,4 @@ tr '\n' '\0' <<< "$commands" | xargs -0 -n 1 -P "$WORKERS" bash benchmark/run_on
     cat "$FAILED" >&2
     exit 1
 }
-echo "all finished; for the tables: python benchmark/report.py runs"
+echo "all finished; for the tables: python benchmark/report.py FOLDER-OF-THE-RUNS"

@@ -1,13 +1,14 @@
 """How fast an update is on this machine, where its time goes, and how that compares with its matrix products alone.
 
     python benchmark/speed.py                                              # every mode of td3_bst.py
-    python benchmark/speed.py --corl ../CORL --jax-corl ../JAX-CORL        # beside the update of other implementations
+    taskset -c 0 python benchmark/speed.py --corl ../CORL --jax-corl ../JAX-CORL    # beside others, JAX on one core too
 
 Random data with the dimensions of D4RL's Hopper and AntMaze, batch 256, and Hopper's arguments for both (AntMaze's add a
 third layer of the policy, an annealed step size and bounds on the critics' targets). All modes take turns in one process,
 so that other load on the machine slows all alike: compare ratios. Peers are the unmodified files of a clone (Tarasov et
 al., CORL; Nishimori, JAX-CORL, which needs jax, flax and optax), with empty stand-ins for packages that their update does
-not use."""
+not use. Updates are counted in steps of the critics; a ratio is to the first mode's rate, and the ceiling is the rate of
+matrix products alone."""
 
 import dataclasses
 import functools
@@ -164,8 +165,11 @@ class Bytes(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
         if not func.is_view:
-            inputs = result if func is torch.ops.aten.index.Tensor else (args, kwargs)
-            leaves = torch.utils._pytree.tree_leaves((inputs, result))
+            read, written = result if func is torch.ops.aten.index.Tensor else (args, kwargs), result
+            if result is None:  # an operation in place, such as fused Adam's
+                named = dict(zip((argument.name for argument in func._schema.arguments), args)) | (kwargs or {})
+                written = [named.get(a.name) for a in func._schema.arguments if a.alias_info and a.alias_info.is_write]
+            leaves = torch.utils._pytree.tree_leaves((read, written))
             self.total += sum(x.numel() * x.element_size() for x in leaves if isinstance(x, torch.Tensor) and x.ndim)
         return result
 
@@ -190,6 +194,11 @@ def shares(train, steps):
 def main(args):
     if args.steps < 8 or args.steps % 8 or args.turns < 1:
         sys.exit(f"error: --steps must be a multiple of 8 and --turns at least 1, got {args.steps} and {args.turns}")
+    if args.threads < 1 or not args.precisions or not args.dims:
+        sys.exit("error: --threads must be at least 1, --precisions and --dims not empty")
+    for peer in (args.corl, args.jax_corl):
+        if peer and not peer.is_dir():
+            sys.exit(f"error: there is no folder {peer}; clone the peer there")
     torch.set_num_threads(args.threads)
     torch._dynamo.config.recompile_limit = 64  # all that is compiled is variants of one function
     device = torch.zeros(1, device=args.device).device  # with its index

@@ -19,9 +19,13 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 import tyro
-from stable_baselines3 import SAC
-from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.env_util import make_vec_env
+
+try:
+    from stable_baselines3 import SAC
+    from stable_baselines3.common.callbacks import BaseCallback
+    from stable_baselines3.common.env_util import make_vec_env
+except ModuleNotFoundError as error:
+    sys.exit(f"error: {error}; pip install stable-baselines3==2.9.2")
 
 
 @dataclass
@@ -56,7 +60,7 @@ class WalkingAnt(gym.Wrapper):
         self.observation_space = gym.spaces.Box(-np.inf, np.inf, (29,), np.float32)
 
     def observe(self, obs):
-        """(29,): the ant's own without its place, and the direction to the target, drawn anew within half a metre."""
+        """(29,): the ant's own without its place, and the direction to the target, which is drawn anew where it is near."""
         self.position = obs[:2]
         while np.linalg.norm(self.target - self.position) < 0.5:
             angle, distance = self.np_random.uniform(-np.pi, np.pi), self.np_random.uniform(2, 8)
@@ -101,15 +105,22 @@ class Report(BaseCallback):
         done = self.num_timesteps
         if done % self.args.report_freq < self.args.num_envs:
             save(self.model.actor, self.args.save)
-            length, total = (np.mean([info[key] for info in self.model.ep_info_buffer] or [np.nan]) for key in "lr")
+            length, total = (
+                np.mean([info[key] for info in self.model.ep_info_buffer] or [np.nan])
+                for key in ("l", "r")  # Monitor's names of length and return
+            )
             left = (time.time() - self.started) / done * (self.args.total_steps - done) / 60
             print(f"{done:,} steps, {left:.0f} min left: return {total:.0f} in {length:.0f} steps", flush=True)
         return True
 
 
 def main(args):
-    if not Path(args.save).absolute().parent.is_dir() or args.report_freq < 1:
-        sys.exit(f"error: --save {args.save} must be in a folder that exists, and --report-freq at least 1")
+    file = Path(args.save).absolute()
+    if file.suffix != ".npz" or file.is_dir() or not file.parent.is_dir():
+        sys.exit(f"error: --save must be an .npz in a folder that exists, got {args.save}")
+    for name, value in vars(args).items():
+        if name != "save" and not (0 if name == "seed" else 1e-9) <= value < np.inf:
+            sys.exit(f"error: --{name.replace('_', '-')} must be positive, got {value}")
     env = make_vec_env(WalkingAnt, args.num_envs, args.seed, env_kwargs={"max_speed": args.max_speed})
     widths = {"pi": [args.hidden_dim] * 2, "qf": [args.hidden_dim * 2] * 2}
     settings = {"learning_starts": 10_000, "gradient_steps": args.updates, "policy_kwargs": {"net_arch": widths}}

@@ -5,12 +5,14 @@ import functools
 import json
 import re
 import shutil
+from importlib.util import find_spec
 
 import film
 import numpy as np
 import pytest
 import random_policy
 import report
+import speed
 import td3_bst
 import torch
 from conftest import ROOT, run_script
@@ -146,7 +148,8 @@ def test_what_has_not_ended_is_compared_with_nothing(tmp_path, capsys):
 
 
 def test_runs_that_are_no_row(tmp_path, capsys):
-    """The same seed twice, or another total of steps in the same row, is an error; another evaluation interval is not."""
+    """The same seed twice or other data in the same row is an error; another evaluation interval is not. An unfinished
+    run of more steps has a row of its own."""
     write_result(tmp_path / "x", "a", 1, [1.0, 2.0], [1], MORSE)
     write_result(tmp_path / "x", "a", 2, [4.0], [1], MORSE)
     (tmp_path / "x/a2/results.json").write_text((tmp_path / "x/a2/results.json").read_text().replace("50", "100"))
@@ -156,14 +159,21 @@ def test_runs_that_are_no_row(tmp_path, capsys):
         report.main(str(tmp_path))
     shutil.rmtree(tmp_path / "y")
     write_result(tmp_path / "y", "a", 3, [1.0, 3.0], [1], MORSE, total_timesteps=300)
-    with pytest.raises(SystemExit, match="were to have .*300"):
-        report.main(str(tmp_path))
+    shown = tables(capsys, tmp_path)
+    assert "| TD3-BST | 100 | 1, 2 | 3.0 [2.0, 4.0] |" in shown and "| TD3-BST | 100 of 300 | 3 | 3.0 |" in shown
     shutil.rmtree(tmp_path / "y")
     for seed, fraction, transitions in (1, 1.0, 100), (2, 1.0, 99), (3, 0.5, 51), (4, 0.5, 49):
         write_result(tmp_path / "z", "a", seed, [1.0], [1], MORSE, dataset_fraction=fraction)
         file = tmp_path / f"z/a{seed}/results.json"
         file.write_text(json.dumps(json.loads(file.read_text()) | {"transitions": transitions}))
-    with pytest.raises(SystemExit, match="seeds .1, 2., were on data of .* transitions; move away"):
+    with pytest.raises(SystemExit, match="seeds .1, 2., were on data that differs; move away"):
+        report.main(str(tmp_path / "z"))
+    file = tmp_path / "z/a2/results.json"  # now of as much data as the first, but other
+    file.write_text(file.read_text().replace('"transitions": 99', '"transitions": 100, "checksum": 2'))
+    report.main(str(tmp_path / "z"))
+    file = tmp_path / "z/a1/results.json"
+    file.write_text(file.read_text().replace('"transitions": 100', '"transitions": 100, "checksum": 1'))
+    with pytest.raises(SystemExit, match="seeds .1, 2., were on data that differs; move away"):
         report.main(str(tmp_path / "z"))
     shutil.rmtree(tmp_path / "z/a2")
     assert "`--dataset-fraction 0.5` | 50 | 3, 4 |" in tables(capsys, tmp_path / "z")  # the share's size is by seed
@@ -259,14 +269,15 @@ def test_statistics():
 def test_methods_are_compared_at_the_most_steps(tmp_path):
     for name, scores in ("a", [10.0]), ("b", [10.0, 90.0]):
         write_result(tmp_path, name, 1, scores, [1], MORSE, "td3-bst/pointmaze-x-v1")
-    assert report.longest(report.rows_of(report.read(tmp_path))) == {"TD3-BST": {"td3-bst/pointmaze-x-v1": [90.0]}}
+    rows = report.group_rows(report.rows_of(report.read(tmp_path)), "Recreated PointMaze")
+    assert report.longest(rows) == {"TD3-BST": {"td3-bst/pointmaze-x-v1": [90.0]}}
 
 
 def test_figures_of_scores(tmp_path):
     """A curve is the mean, its band from the lowest seed to the highest; a profile the share above tau."""
     for seed, end in (1, 30), (2, 50), (3, 100):
         write_result(tmp_path, "a", seed, [10.0 * seed, end], [1], MORSE, "td3-bst/pointmaze-x-v1")
-    rows = report.rows_of(report.read(tmp_path))
+    rows = report.group_rows(report.rows_of(report.read(tmp_path)), "Recreated PointMaze")
     (axes,) = report.draw_curves(rows).axes
     assert axes.lines[0].get_xydata().tolist() == [[0.05, 20], [0.1, 60]]
     band = axes.collections[0].get_paths()[0].vertices.tolist()
@@ -465,6 +476,44 @@ def test_film(pointmaze, tmp_path, monkeypatch):
     with pytest.raises(SystemExit, match="at least 2"):
         film.main(str(run), pictures=1)
     assert not (run / "film.png").exists()
+
+
+def test_what_is_no_record_of_a_run(tmp_path, capsys):
+    """Another program's results.json is passed over, half of one is named."""
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/results.json").write_text("{}")
+    with pytest.raises(SystemExit, match="there is no results.json of a run below"):
+        report.main(str(tmp_path))
+    write_result(tmp_path, "a", 1, [1.0], [1], MORSE)
+    assert "| TD3-BST | 50 | 1 |" in tables(capsys, tmp_path)
+    (tmp_path / "other/results.json").write_text('{"args":')
+    with pytest.raises(SystemExit, match="^error: .*other/results.json is no JSON"):
+        report.main(str(tmp_path))
+
+
+@pytest.mark.skipif(bool(find_spec("stable_baselines3")), reason="it is here")
+@pytest.mark.parametrize("command", [["make_locomotion.py", "hopper"], ["train_ant.py", "--save", "ant.npz"]])
+def test_without_stable_baselines(command):
+    process = run_script("benchmark/" + command[0], *command[1:], ok=False)
+    assert process.returncode == 1 and process.stderr.count("\n") == 1
+    assert process.stderr.startswith("error: ") and "pip install stable-baselines3==2.9.2" in process.stderr
+
+
+def test_bytes_of_operations():
+    """Of ones in place too, which return nothing: of a step to a target, two reads and a write."""
+    target, network = [torch.zeros(10)], [torch.ones(10)]
+    with speed.Bytes() as moved:
+        torch._foreach_lerp_(target, network, 0.5)
+    assert moved.total == 3 * 40
+    with speed.Bytes() as moved:
+        target[0] + network[0]
+    assert moved.total == 3 * 40
+
+
+def test_speed_of_nothing():
+    for flags, wrong in (["--threads", "0"], "--threads must be"), (["--precisions"], "not empty"), (["--corl", "none"], "clone"):
+        process = run_script("benchmark/speed.py", *flags, ok=False)
+        assert process.returncode == 1 and wrong in process.stderr and process.stderr.count("\n") == 1
 
 
 def test_speed():

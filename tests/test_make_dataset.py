@@ -487,7 +487,9 @@ def test_another_walking_policy_makes_another_dataset(tmp_path, monkeypatch):
 def test_one_goal_is_a_dataset_of_its_own(tmp_path, monkeypatch):
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
     process = run_script("benchmark/make_dataset.py", "pointmaze-umaze", "--one-goal", ok=False)
-    assert process.returncode == 1 and process.stderr.splitlines()[-1].startswith("error: --one-goal is for AntMaze")
+    assert process.returncode == 1 and process.stderr == "error: --one-goal does nothing for pointmaze-umaze; leave it out\n"
+    process = run_script("benchmark/make_dataset.py", "antmaze-umaze", "--p-gain", "5", ok=False)
+    assert process.returncode == 1 and process.stderr == "error: --p-gain does nothing for antmaze-umaze; leave it out\n"
     assert not list(tmp_path.iterdir())
     output = run_script("benchmark/make_dataset.py", "antmaze-umaze-diverse", "--one-goal", "--steps", "600").stdout
     name = "td3-bst/antmaze-umaze-diverse-one-goal-v0"
