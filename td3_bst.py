@@ -211,7 +211,10 @@ def domain_of(env_id):
 
 
 class UserError(Exception):
-    """An error that the user can fix. The message says what is wrong and what to do about it."""
+    """An error that the user can fix. The message, one line, says what is wrong and what to do about it."""
+
+    def __str__(self):
+        return " ".join(super().__str__().split())  # a space or an error that it quotes may have many lines
 
 
 @contextlib.contextmanager
@@ -437,8 +440,10 @@ def read_hdf5(path, args):
             return file[key].astype(np.float32)[:].reshape(len(ends), *shape)
 
         obs = read("observations", -1)
-        next_rows = np.where(terminals[rows], rows, rows + 1)
-        next_obs = read("next_observations", *obs.shape[1:])[rows] if has_next else obs[next_rows]
+        if has_next:
+            next_obs = read("next_observations", *obs.shape[1:])[rows]
+        else:
+            next_obs = obs[np.where(terminals[rows], rows, rows + 1)]
         dones = terminals[rows].astype(np.float32)
         return dict(zip(DATA_KEYS, (obs[rows], read("actions", -1)[rows], read("rewards")[rows], next_obs, dones)))
 
@@ -482,7 +487,7 @@ def read_minari(dataset, args):
 
     Episodes hold one observation more than actions; no next observation is built across an episode's end."""
     obs_space, action_space = dataset.observation_space, dataset.action_space
-    names_maze = bool(re.search("ant_?maze|pointmaze", f"{args.env_id} {dataset.env_spec}".lower()))
+    names_maze = domain_of(f"{args.env_id} {dataset.env_spec}") in ("antmaze", "pointmaze")
     has_goals = isinstance(obs_space, gym.spaces.Dict) and {"achieved_goal", "desired_goal"} <= set(obs_space)
     if names_maze and not has_goals:
         print("a maze without goals in its observations: a success is terminal only where the data says so")
@@ -1121,6 +1126,6 @@ if __name__ == "__main__":
     try:
         main(parse_args())
     except UserError as error:
-        sys.exit("error: " + " ".join(str(error).split()))
+        sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit(130)

@@ -357,8 +357,7 @@ def resolve(args):
 
 
 def main(args):
-    only = {"antmaze": ("part_steps", "one_goal", "ant_gain"), "pointmaze": ("p_gain", "d_gain")}
-    for name in (name for kind, names in only.items() if not args.maze.startswith(kind) for name in names):
+    for name in ("p_gain", "d_gain") if args.maze.startswith("antmaze") else ("part_steps", "one_goal", "ant_gain"):
         if getattr(args, name) != getattr(Args, name):
             sys.exit(f"error: --{name.replace('_', '-')} does nothing for {args.maze}; leave it out")
     args = resolve(args)

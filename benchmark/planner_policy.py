@@ -50,6 +50,6 @@ if __name__ == "__main__":
     try:
         tyro.cli(main)
     except UserError as error:
-        sys.exit("error: " + " ".join(str(error).split()))
+        sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit("\nstopped: there are no results")

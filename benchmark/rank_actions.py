@@ -104,6 +104,6 @@ if __name__ == "__main__":
     try:
         tyro.cli(main)
     except td3_bst.UserError as error:
-        sys.exit("error: " + " ".join(str(error).split()))
+        sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit(130)

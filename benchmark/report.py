@@ -26,8 +26,9 @@ import iql_bst
 import morse_only
 import td3_bst
 
-RUNNING = {"env_id", "seed", "exp_name", "runs_dir", "total_timesteps", "eval_freq", "device", "compile"}
-RUNNING |= {"num_eval_envs", "log_freq", "resume", "save"}
+RUNNING = set(
+    "env_id seed exp_name runs_dir total_timesteps eval_freq device compile num_eval_envs log_freq resume save".split()
+)
 BEFORE = {"bound_targets": False, "goal_scale": 1.0, "anneal_actor_learning_rate": False}  # of runs without the field
 BOUNDS = {"random": "random policy", "planner": "the data's planner without noise"}
 KERNEL = {"kernel", "kernel_scale_factor", "distances"}  # of runs of morse_only.py: columns, or the measurement's own

@@ -434,7 +434,7 @@ def test_a_loss_that_is_infinite_stops_the_run(pointmaze, tmp_path, monkeypatch)
         train(pointmaze, tmp_path, morse_steps=1)
 
 
-@pytest.mark.parametrize("name", ["actor", "target_critic", "morse"])
+@pytest.mark.parametrize("name", ["actor", "critic", "target_actor", "target_critic", "morse"])
 def test_weights_that_are_not_finite_are_not_saved(pointmaze, tmp_path, monkeypatch, name):
     """The losses of a step are those before its weights changed."""
     original, calls = td3_bst.update, []
