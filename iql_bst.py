@@ -272,15 +272,22 @@ class Critic(nn.Module):
         self.weights = nn.ParameterList(torch.empty(2, i, o).uniform_(-(i**-0.5), i**-0.5) for i, o in pairs)
         self.biases = nn.ParameterList(torch.empty(2, 1, o).uniform_(-(i**-0.5), i**-0.5) for i, o in pairs)
         self.layernorm = layernorm
+        width = max(dims)  # of rows that hold the scale and offset of every LayerNorm
+        self.register_buffer("identity", torch.stack([torch.ones(width), torch.zeros(width)]), persistent=False)
 
     def forward(self, obs, action, twins=2):
         """Values of the first `twins` critics, (twins, batch)."""
         x = torch.cat([obs, action], -1).expand(twins, -1, -1)  # (twins, batch, obs_dim + action_dim)
-        *hidden, (weight, bias) = zip(self.weights, self.biases)
+        layers = zip(self.weights, self.biases)
+        if twins < 2:  # both need no slice, whose gradient is copied
+            layers = ((w[:twins], b[:twins]) for w, b in layers)
+        *hidden, (weight, bias) = layers
         for w, b in hidden:
-            x = torch.baddbmm(b[:twins], x, w[:twins])  # (twins, batch, width)
-            x = F.relu(F.layer_norm(x, x.shape[-1:]) if self.layernorm else x)
-        return (x * weight[:twins].mT).sum(-1) + bias[:twins, 0]  # (twins, batch), as baddbmm but faster
+            x = torch.baddbmm(b, x, w)  # (twins, batch, width)
+            if self.layernorm:  # scaled by 1, offset by 0: PyTorch's kernel without them is slower
+                x = F.layer_norm(x, x.shape[-1:], *self.identity[:, : x.shape[-1]])
+            x = F.relu(x)
+        return (x * weight.mT).sum(-1) + bias[:, 0]  # (twins, batch), as baddbmm but faster
 
 
 class MorseNetwork(nn.Module):
@@ -757,7 +764,7 @@ def sample(data, batch_size, generator, keys):
     """A uniform batch of these fields of the data, each (batch_size, ...), drawn on the data's device."""
     actions = data["actions"]
     index = torch.randint(len(actions), (batch_size,), device=actions.device, generator=generator)
-    return {key: data[key][index] for key in keys}
+    return {key: data[key].index_select(0, index) for key in keys}
 
 
 def repeat(step, generator):
@@ -910,7 +917,7 @@ def choose_backward(args):
     if not args.compile:
         return backward
     torch._dynamo.config.trace_autograd_ops = True  # else loss.backward() would split the graph
-    return torch.compile(backward)
+    return torch.compile(backward, options={"cpp_wrapper": args.device.startswith("cpu")})  # which calls kernels from C++
 
 
 def update(agent, data, args, generator, run_backward=backward):

@@ -596,7 +596,7 @@ def sample(data, batch_size, generator, keys):
     """A uniform batch of these fields of the data, each (batch_size, ...), drawn on the data's device."""
     actions = data["actions"]
     index = torch.randint(len(actions), (batch_size,), device=actions.device, generator=generator)
-    return {key: data[key][index] for key in keys}
+    return {key: data[key].index_select(0, index) for key in keys}
 
 
 def repeat(step, generator):

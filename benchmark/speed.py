@@ -8,7 +8,7 @@ third layer of the policy, an annealed step size and bounds on the critics' targ
 so that other load on the machine slows all alike: compare ratios. Peers are the unmodified files of a clone (Tarasov et
 al., CORL; Nishimori, JAX-CORL, which needs jax, flax and optax), with empty stand-ins for packages that their update does
 not use. Updates are counted in steps of the critics; a ratio is to the first mode's rate, and the ceiling is the rate of
-matrix products alone."""
+matrix products alone, which take turns with the modes."""
 
 import dataclasses
 import functools
@@ -35,7 +35,7 @@ PARTS = {  # share of time, by the name of PyTorch's operation
     "LayerNorm": ("aten::native_layer_norm", "aten::native_layer_norm_backward"),
     "ReLU": ("aten::clamp_min", "aten::relu", "aten::threshold_backward"),
     "optimisers": ("aten::_fused_adam_", "Optimizer.step#Adam.step", "Optimizer.zero_grad#Adam.zero_grad"),
-    "sampling": ("aten::index", "aten::randint", "aten::random_", "aten::randn", "aten::normal_"),
+    "sampling": ("aten::index_select", "aten::randint", "aten::random_", "aten::randn", "aten::normal_"),
     "target networks": ("aten::_foreach_lerp_", "aten::lerp_"),
 }
 
@@ -136,36 +136,30 @@ def synchronize(device):
         torch.cuda.synchronize(device)
 
 
-def product_rate(device, precision):
-    """The machine's rate of twin (256, 256) x (256, 256) products, as the critics have them, in FLOP per second.
+def matrix_products(device):
+    """The same of nothing but a twin (256, 256) x (256, 256) product a step, as the critics have them.
 
     On a GPU they are replayed as a CUDA graph, as the updates are: launching them one by one takes longer than they do."""
-    torch.set_float32_matmul_precision(precision)
     a, b, bias = (torch.randn(2, rows, 256, device=device) for rows in (256, 256, 1))
 
     def multiply():
-        for _ in range(100):
+        for _ in range(8):
             torch.baddbmm(bias, a, b)
 
-    products, best = load(ROOT / "td3_bst.py").repeat(multiply, torch.Generator(device)), 0
-    for _ in range(20):
-        synchronize(device)
-        started = time.perf_counter()
-        next(products)
-        synchronize(device)
-        best = max(best, 100 * 4 * 256**3 / (time.perf_counter() - started))
-    return best
+    products = load(ROOT / "td3_bst.py").repeat(multiply, torch.Generator(device))
+    return lambda steps: [next(products) for _ in range(steps // 8)]
 
 
 class Bytes(TorchDispatchMode):
-    """Adds up what every operation reads and writes, were nothing cached or fused. Of an index, the rows that it takes."""
+    """Adds up what every operation reads and writes, were nothing cached or fused. Of a table, the rows that it takes."""
 
     total = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
         if not func.is_view:
-            read, written = result if func is torch.ops.aten.index.Tensor else (args, kwargs), result
+            table = func in (torch.ops.aten.index.Tensor, torch.ops.aten.index_select.default)
+            read, written = result if table else (args, kwargs), result
             if result is None:  # an operation in place, such as fused Adam's
                 named = dict(zip((argument.name for argument in func._schema.arguments), args)) | (kwargs or {})
                 written = [named.get(a.name) for a in func._schema.arguments if a.alias_info and a.alias_info.is_write]
@@ -174,7 +168,7 @@ class Bytes(TorchDispatchMode):
         return result
 
 
-def work(train, steps=2):
+def work(train, steps=8):
     """Floating-point operations of the matrix products, and bytes, of one gradient step."""
     with FlopCounterMode(display=False) as flops:
         train(steps)
@@ -204,9 +198,6 @@ def main(args):
     device = torch.zeros(1, device=args.device).device  # with its index
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    ceilings = {precision: product_rate(device, precision) for precision in args.precisions}
-    for precision, rate in ceilings.items():
-        print(f"matrix products, {precision}: {rate / 1e9:.0f} GFLOP/s")
     modes = {"TD3-BST": {}, "TD3-BST, critics without LayerNorm": {"critic_layernorm": False}}
     modes |= {"TD3+BC": {"weighting": "constant"}, "TD3+BC, no LayerNorm": {"weighting": "constant", "critic_layernorm": False}}
     modes |= {"behaviour cloning": {"weighting": "constant", "q_weight": 0.0}}
@@ -222,6 +213,7 @@ def main(args):
         for precision in args.precisions:
             for mode, kwargs in modes.items():
                 runs[f"{mode}, {precision}"] = precision, functools.partial(td3_bst, arrays, **kwargs)
+            runs[f"matrix products, {precision}"] = precision, matrix_products
         trains = {run: make(device) for run, (_, make) in runs.items()}
         rates = {run: [] for run in runs}
         for turn in range(args.turns + 1):
@@ -232,17 +224,21 @@ def main(args):
                 synchronize(device)
                 rates[run].append(args.steps / (time.perf_counter() - started))
             print(f"\r{name}: turn {turn} of {args.turns}", end="", flush=True)
-        base = np.array(next(iter(rates.values()))[1:])  # the first turn warms up
-        print(f"\n{'updates/s':>9} {'ratio':>6} {'MFLOP':>6} {'MB':>5} {'GFLOP/s':>8} {'of ceiling':>10}  {name}, threads {args.threads}")
-        for run, (precision, make) in runs.items():
-            rate, ratio = np.median(rates[run][1:]), np.median(np.array(rates[run][1:]) / base)
-            columns = f"{rate:9.1f} {ratio:6.2f}"
-            if "jax" not in run.lower() and "compiled" not in run:
-                flops, moved = work(make(torch.device("cpu")))  # nothing is to be counted in the replay of a graph
-                columns += f" {flops / 1e6:6.0f} {moved / 1e6:5.1f} {flops * rate / 1e9:8.1f}"
-                columns += f" {flops * rate / ceilings.get(precision, np.nan):10.0%}"
-            else:
+        rates = {run: np.array(values[1:]) for run, values in rates.items()}  # (turns,), the first warmed up
+        base = next(iter(rates.values()))
+        ceilings = {p: 4 * 256**3 * rates.pop(f"matrix products, {p}") for p in args.precisions}  # FLOP/s, (turns,)
+        print("".join(f"\nmatrix products, {p}: {np.median(rate) / 1e9:.0f} GFLOP/s" for p, rate in ceilings.items()))
+        print(f"{'updates/s':>9} {'ratio':>6} {'MFLOP':>6} {'MB':>5} {'GFLOP/s':>8} {'of ceiling':>10}  {name}, threads {args.threads}")
+        for run, rate in rates.items():
+            columns = f"{np.median(rate):9.1f} {np.median(rate / base):6.2f}"
+            if run == "JAX-CORL td3bc.py":
                 columns += " " * 33
+            else:  # nothing is to be counted in the replay of a graph, and a compiled update has its eager one's products
+                precision, make = runs[run.replace(", compiled", "")]
+                flops, moved = work(make(torch.device("cpu")))
+                columns += f" {flops / 1e6:6.0f} " + (" " * 5 if "compiled" in run else f"{moved / 1e6:5.1f}")
+                share = np.median(flops * rate / ceilings.get(precision, np.nan))
+                columns += f" {flops * np.median(rate) / 1e9:8.1f} {share:10.0%}"
             print(f"{columns}  {run}")
         if device.type == "cpu":
             for precision in args.precisions:

@@ -232,7 +232,8 @@ def test_update_runs_on_meta(weighting):
 def test_compiled_update_learns_the_same(script, monkeypatch):
     """As the eager one does, with a step size that changes too, and each loss is one graph with its gradient: traced,
     that is; to have PyTorch write C++ for it would take minutes."""
-    monkeypatch.setattr(script.torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+    trace = functools.partial(torch.compile, backend="aot_eager")
+    monkeypatch.setattr(script.torch, "compile", lambda function, options: trace(function))
     weights = {}
     for compiled in (True, False):
         torch._dynamo.reset()
