@@ -501,7 +501,7 @@ def test_without_stable_baselines(command):
 
 
 def test_bytes_of_operations():
-    """Of ones in place too, which return nothing: of a step to a target, two reads and a write."""
+    """Of ones in place too, which return nothing: of a step to a target, two reads and a write. Of a table, two rows."""
     target, network = [torch.zeros(10)], [torch.ones(10)]
     with speed.Bytes() as moved:
         torch._foreach_lerp_(target, network, 0.5)
@@ -509,6 +509,11 @@ def test_bytes_of_operations():
     with speed.Bytes() as moved:
         target[0] + network[0]
     assert moved.total == 3 * 40
+    for take in (lambda table, index: table[index], lambda table, index: table.index_select(0, index)):
+        table, index = torch.zeros(100, 3), torch.tensor([7, 8])
+        with speed.Bytes() as moved:
+            take(table, index)
+        assert moved.total == 2 * 24
 
 
 def test_speed_of_nothing():
