@@ -272,8 +272,8 @@ class Critic(nn.Module):
         self.weights = nn.ParameterList(torch.empty(2, i, o).uniform_(-(i**-0.5), i**-0.5) for i, o in pairs)
         self.biases = nn.ParameterList(torch.empty(2, 1, o).uniform_(-(i**-0.5), i**-0.5) for i, o in pairs)
         self.layernorm = layernorm
-        width = max(dims)  # of rows that hold the scale and offset of every LayerNorm
-        self.register_buffer("identity", torch.stack([torch.ones(width), torch.zeros(width)]), persistent=False)
+        identity = torch.stack([torch.ones(max(dims)), torch.zeros(max(dims))])  # scale and offset of any LayerNorm
+        self.register_buffer("identity", identity, persistent=False)
 
     def forward(self, obs, action, twins=2):
         """Values of the first `twins` critics, (twins, batch)."""
@@ -917,7 +917,7 @@ def choose_backward(args):
     if not args.compile:
         return backward
     torch._dynamo.config.trace_autograd_ops = True  # else loss.backward() would split the graph
-    return torch.compile(backward, options={"cpp_wrapper": args.device.startswith("cpu")})  # which calls kernels from C++
+    return torch.compile(backward, options={"cpp_wrapper": args.device.startswith("cpu")})  # kernels called from C++
 
 
 def update(agent, data, args, generator, run_backward=backward):

@@ -30,7 +30,7 @@ from torch.utils.flop_counter import FlopCounterMode
 ROOT = Path(__file__).resolve().parent.parent
 DIMS = {"hopper": (11, 3), "antmaze": (29, 8)}  # of observations and actions
 ROWS = 1_000_000
-PRODUCTS = 10  # of a turn's step, so that they take about as long as an update
+PRODUCTS = 10  # timed as one step: about as long as an update takes
 PARTS = {  # share of time, by the name of PyTorch's operation
     "matrix products": ("aten::mm", "aten::bmm", "aten::addmm", "aten::baddbmm"),
     "LayerNorm": ("aten::native_layer_norm", "aten::native_layer_norm_backward"),
@@ -227,8 +227,7 @@ def main(args):
             print(f"\r{name}: turn {turn} of {args.turns}", end="", flush=True)
         rates = {run: np.array(values[1:]) for run, values in rates.items()}  # (turns,), the first warmed up
         base = next(iter(rates.values()))
-        flops = 4 * 256**3 * PRODUCTS
-        ceilings = {p: flops * rates.pop(f"matrix products, {p}") for p in args.precisions}  # FLOP/s, (turns,)
+        ceilings = {p: PRODUCTS * 4 * 256**3 * rates.pop(f"matrix products, {p}") for p in args.precisions}  # FLOP/s, (turns,)
         print("".join(f"\nmatrix products, {p}: {np.median(rate) / 1e9:.0f} GFLOP/s" for p, rate in ceilings.items()))
         print(f"{'updates/s':>9} {'ratio':>6} {'MFLOP':>6} {'MB':>5} {'GFLOP/s':>8} {'of ceiling':>10}  {name}, threads {args.threads}")
         for run, rate in rates.items():
