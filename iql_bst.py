@@ -31,6 +31,7 @@ import contextlib
 import copy
 import dataclasses
 import difflib
+import inspect
 import io
 import json
 import os
@@ -41,6 +42,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+import warnings
 import zlib
 from importlib.metadata import version
 from pathlib import Path
@@ -57,6 +59,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.tensorboard import SummaryWriter
 
+warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")  # it looks for optimizer.step, not `adam_step`
 gym.logger.min_level = gym.logger.ERROR  # hides warnings that the datasets' environments are out of date
 with contextlib.redirect_stderr(io.StringIO()):  # hides a notice on Adroit's rewards
     import gymnasium_robotics
@@ -887,74 +890,74 @@ def make_agent(obs_dim, action_dim, args, device):
     agent.target_critic = copy.deepcopy(agent.critic).requires_grad_(False)
     kernel = args.kernel_scale_factor * action_dim, args.kernel, args.rq_shape
     agent.morse = MorseNetwork(obs_dim, action_dim, args.morse_hidden_dims, *kernel).to(device)
-    kind = {"fused": device.type in ("cpu", "cuda"), "capturable": device.type == "cuda"}
+    fused = {"fused": device.type in ("cpu", "cuda"), "capturable": device.type == "cuda"}
+    kind = {"foreach": True, "capturable": True} if args.compile else fused  # the compiler fuses the former's steps
     policy = list(agent.actor.parameters())
     if args.policy_extraction == "awr":
         policy += agent.log_std.parameters()
     rate = args.actor_learning_rate
-    if device.type == "cuda":  # a CUDA graph would freeze a number, but reads a tensor
-        rate = torch.tensor(rate, device=device)
+    if kind["capturable"]:
+        rate = torch.tensor(rate, device=device)  # a graph would freeze a number, but reads a tensor
     agent.actor_optimizer = torch.optim.Adam(policy, rate, **kind)
     agent.value_optimizer = torch.optim.Adam(agent.value.parameters(), args.value_learning_rate, **kind)
     agent.critic_optimizer = torch.optim.Adam(agent.critic.parameters(), args.critic_learning_rate, **kind)
-    agent.morse_optimizer = torch.optim.Adam(agent.morse.parameters(), args.morse_learning_rate, **kind)
+    agent.morse_optimizer = torch.optim.Adam(agent.morse.parameters(), args.morse_learning_rate, **fused)
+    for parameter in [*policy, *agent.value.parameters(), *agent.critic.parameters()]:
+        parameter.grad = torch.zeros_like(parameter)  # for `descend`
     steps = max(args.total_timesteps // args.policy_frequency, 1)
     agent.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(agent.actor_optimizer, steps)
     return agent
 
 
-def backward(loss_function, parameters, *inputs):
-    """Backpropagate a loss into these parameters only: the policy's loss, say, adds no gradient to the critic's.
-
-    `loss_function(*inputs)` returns the loss and its metrics. Returns the metrics, detached: scalars or (batch,)."""
-    loss, metrics = loss_function(*inputs)
-    loss.backward(inputs=parameters)
-    return {name: value.detach() for name, value in metrics.items()}
+adam_step = inspect.unwrap(torch.optim.Adam.step)  # without its wrappers, at which a graph of torch.compile would end
 
 
-def choose_backward(args):
-    """`backward` or, with --compile, its compiled form: one graph per loss and its gradient."""
-    if not args.compile:
-        return backward
-    torch._dynamo.config.trace_autograd_ops = True  # else loss.backward() would split the graph
-    return torch.compile(backward, options={"cpp_wrapper": args.device.startswith("cpu")})  # kernels called from C++
+def descend(loss, optimizer):
+    """One step of the optimiser, which is Adam: of its parameters alone, so the policy's loss, say, moves no critic.
+
+    The same as zero_grad, backward and step, but torch.compile takes it into one graph with the loss: gradients are
+    overwritten in place, and `adam_step` has no wrappers."""
+    parameters = optimizer.param_groups[0]["params"]
+    gradients = torch.autograd.grad(loss, parameters)
+    with torch.no_grad():
+        torch._foreach_copy_([parameter.grad for parameter in parameters], gradients)
+        adam_step(optimizer)
 
 
-def update(agent, data, args, generator, run_backward=backward):
-    """`policy_frequency` gradient steps of IQL's value, critics and target critics, then one of the policy.
+def draw(data, args, generator):
+    """A batch, of every field of the data, for each step of the critics."""
+    return [sample(data, args.batch_size, generator, DATA_KEYS) for _ in range(args.policy_frequency)]
 
-    `run_backward` is what `choose_backward` gives. Returns metrics of the last step as tensors: nothing waits for the
-    device."""
-    metrics = {}
-    for _ in range(args.policy_frequency):
-        batch = sample(data, args.batch_size, generator, DATA_KEYS)
-        agent.value_optimizer.zero_grad()
-        metrics |= run_backward(
-            value_loss, list(agent.value.parameters()),
-            agent.value, agent.target_critic, batch, args.expectile,
-        )
-        agent.value_optimizer.step()
-        agent.critic_optimizer.zero_grad()
-        metrics |= run_backward(
-            critic_loss, list(agent.critic.parameters()),
-            agent.critic, agent.value, batch, args.discount,
-        )
-        agent.critic_optimizer.step()
+
+def update(agent, batches, args):
+    """On each batch a step of IQL's value, critics and target critics, then, on the last, one of the policy.
+
+    `batches` are what `draw` gives. Returns metrics of the last of these steps as tensors, scalars or (batch,): nothing
+    waits for the device."""
+    for batch in batches:
+        loss, metrics = value_loss(agent.value, agent.target_critic, batch, args.expectile)
+        descend(loss, agent.value_optimizer)
+        loss, critic_metrics = critic_loss(agent.critic, agent.value, batch, args.discount)
+        descend(loss, agent.critic_optimizer)
         with torch.no_grad():  # target <- (1 - tau) target + tau network
             torch._foreach_lerp_(list(agent.target_critic.parameters()), list(agent.critic.parameters()), args.tau)
-    agent.actor_optimizer.zero_grad()
     if args.policy_extraction == "bst":
-        metrics |= run_backward(
-            actor_loss, list(agent.actor.parameters()),
-            agent.actor, agent.critic, agent.morse, batch, args,
-        )
+        loss, policy_metrics = actor_loss(agent.actor, agent.critic, agent.morse, batch, args)
     else:
-        metrics |= run_backward(
-            awr_loss, [*agent.actor.parameters(), *agent.log_std],
-            agent.actor, agent.log_std[0], agent.value, agent.target_critic, batch, args,
-        )
-    agent.actor_optimizer.step()
-    return metrics
+        networks = agent.actor, agent.log_std[0], agent.value, agent.target_critic
+        loss, policy_metrics = awr_loss(*networks, batch, args)
+    descend(loss, agent.actor_optimizer)
+    return {name: value.detach() for name, value in (metrics | critic_metrics | policy_metrics).items()}
+
+
+def choose_update(args):
+    """`update` or, with --compile, its compiled form: one graph of losses, gradients and steps."""
+    if not args.compile:
+        return update
+    torch._dynamo.config.trace_autograd_ops = True  # else a gradient would split the graph
+    # kernels called from C++; an Adam step's scalars computed once, not again for each few weights
+    options = {"cpp_wrapper": args.device.startswith("cpu"), "realize_opcount_threshold": 4}
+    return torch.compile(update, options=options)
 
 
 def train(agent, data, args, generator, done, after_step):
@@ -963,8 +966,8 @@ def train(agent, data, args, generator, done, after_step):
         train_morse(agent, data, args, generator, done["morse"], after_step)
     if args.normalize_returns:
         normalize_returns(data)
-    run_backward = choose_backward(args)
-    updates = repeat(lambda: update(agent, data, args, generator, run_backward), generator)
+    run_update = choose_update(args)
+    updates = repeat(lambda: run_update(agent, draw(data, args, generator), args), generator)
     for step in range(done["policy"], args.total_timesteps, args.policy_frequency):
         metrics = next(updates)
         agent.schedule.step()

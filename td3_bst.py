@@ -28,6 +28,7 @@ import contextlib
 import copy
 import dataclasses
 import difflib
+import inspect
 import io
 import json
 import os
@@ -38,6 +39,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+import warnings
 import zlib
 from importlib.metadata import version
 from pathlib import Path
@@ -54,6 +56,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.tensorboard import SummaryWriter
 
+warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")  # it looks for optimizer.step, not `adam_step`
 gym.logger.min_level = gym.logger.ERROR  # hides warnings that the datasets' environments are out of date
 with contextlib.redirect_stderr(io.StringIO()):  # hides a notice on Adroit's rewards
     import gymnasium_robotics
@@ -848,63 +851,76 @@ def make_agent(obs_dim, action_dim, args, device):
     agent.target_critic = copy.deepcopy(agent.critic).requires_grad_(False)
     kernel = args.kernel_scale_factor * action_dim, args.kernel, args.rq_shape
     agent.morse = MorseNetwork(obs_dim, action_dim, args.morse_hidden_dims, *kernel).to(device)
-    kind = {"fused": device.type in ("cpu", "cuda"), "capturable": device.type == "cuda"}
+    fused = {"fused": device.type in ("cpu", "cuda"), "capturable": device.type == "cuda"}
+    kind = {"foreach": True, "capturable": True} if args.compile else fused  # the compiler fuses the former's steps
     rate = args.actor_learning_rate
-    if args.anneal_actor_learning_rate and device.type == "cuda":
-        rate = torch.tensor(rate, device=device)  # a CUDA graph would freeze a number, but reads a tensor
+    if args.anneal_actor_learning_rate and kind["capturable"]:
+        rate = torch.tensor(rate, device=device)  # a graph would freeze a number, but reads a tensor
     agent.actor_optimizer = torch.optim.Adam(agent.actor.parameters(), rate, **kind)
     agent.critic_optimizer = torch.optim.Adam(agent.critic.parameters(), args.critic_learning_rate, **kind)
-    agent.morse_optimizer = torch.optim.Adam(agent.morse.parameters(), args.morse_learning_rate, **kind)
+    agent.morse_optimizer = torch.optim.Adam(agent.morse.parameters(), args.morse_learning_rate, **fused)
+    for parameter in [*agent.actor.parameters(), *agent.critic.parameters()]:
+        parameter.grad = torch.zeros_like(parameter)  # for `descend`
     if args.anneal_actor_learning_rate:
         steps = max(args.total_timesteps // args.policy_frequency, 1)
         agent.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(agent.actor_optimizer, steps)
     return agent
 
 
-def backward(loss_function, parameters, *inputs):
-    """Backpropagate a loss into these parameters only: the policy's loss, say, adds no gradient to the critic's.
-
-    `loss_function(*inputs)` returns the loss and its metrics. Returns the metrics, detached: scalars or (batch,)."""
-    loss, metrics = loss_function(*inputs)
-    loss.backward(inputs=parameters)
-    return {name: value.detach() for name, value in metrics.items()}
+adam_step = inspect.unwrap(torch.optim.Adam.step)  # without its wrappers, at which a graph of torch.compile would end
 
 
-def choose_backward(args):
-    """`backward` or, with --compile, its compiled form: one graph per loss and its gradient."""
-    if not args.compile:
-        return backward
-    torch._dynamo.config.trace_autograd_ops = True  # else loss.backward() would split the graph
-    return torch.compile(backward, options={"cpp_wrapper": args.device.startswith("cpu")})  # kernels called from C++
+def descend(loss, optimizer):
+    """One step of the optimiser, which is Adam: of its parameters alone, so the policy's loss, say, moves no critic.
+
+    The same as zero_grad, backward and step, but torch.compile takes it into one graph with the loss: gradients are
+    overwritten in place, and `adam_step` has no wrappers."""
+    parameters = optimizer.param_groups[0]["params"]
+    gradients = torch.autograd.grad(loss, parameters)
+    with torch.no_grad():
+        torch._foreach_copy_([parameter.grad for parameter in parameters], gradients)
+        adam_step(optimizer)
 
 
-def update(agent, data, args, generator, bounds=None, run_backward=backward):
-    """One update of TD3-BST: `policy_frequency` steps of the critics, then one of the policy and both target networks.
-
-    `bounds` are those of the critics' targets, `run_backward` is what `choose_backward` gives. Returns metrics of the
-    last of these steps as tensors: nothing waits for the device."""
-    metrics = {}
+def draw(data, args, generator):
+    """A batch for each step of the critics: every field of the data and, unless cloning, noise (batch, k) as clipped."""
+    batches = []
     for _ in range(args.policy_frequency):
         batch = sample(data, args.batch_size, generator, DATA_KEYS)
         if args.q_weight > 0:
             noise = torch.randn(batch["actions"].shape, device=batch["actions"].device, generator=generator)
-            noise = (noise * args.policy_noise).clamp(-args.noise_clip, args.noise_clip)
-            agent.critic_optimizer.zero_grad()
-            metrics |= run_backward(
-                critic_loss, list(agent.critic.parameters()),
-                agent.critic, agent.target_critic, agent.target_actor, batch, noise, args.discount, bounds,
-            )
-            agent.critic_optimizer.step()
-    agent.actor_optimizer.zero_grad()
-    metrics |= run_backward(
-        actor_loss, list(agent.actor.parameters()),
-        agent.actor, agent.critic, agent.morse, batch, args,  # the critics' last batch, as in TD3
-    )
-    agent.actor_optimizer.step()
+            batch["noise"] = (noise * args.policy_noise).clamp(-args.noise_clip, args.noise_clip)
+        batches.append(batch)
+    return batches
+
+
+def update(agent, batches, args, bounds=None):
+    """One update of TD3-BST: a step of the critics on each batch, then one of the policy and both target networks.
+
+    `batches` are what `draw` gives, `bounds` those of the critics' targets. Returns metrics of the last of these steps
+    as tensors, scalars or (batch,): nothing waits for the device."""
+    metrics = {}
+    for batch in batches:
+        if args.q_weight > 0:
+            critic, targets = agent.critic, (agent.target_critic, agent.target_actor)
+            loss, metrics = critic_loss(critic, *targets, batch, batch["noise"], args.discount, bounds)
+            descend(loss, agent.critic_optimizer)
+    loss, policy_metrics = actor_loss(agent.actor, agent.critic, agent.morse, batch, args)  # the last batch, as in TD3
+    descend(loss, agent.actor_optimizer)
     with torch.no_grad():  # target <- (1 - tau) target + tau network
         for target, network in (agent.target_actor, agent.actor), (agent.target_critic, agent.critic):
             torch._foreach_lerp_(list(target.parameters()), list(network.parameters()), args.tau)
-    return metrics
+    return {name: value.detach() for name, value in (metrics | policy_metrics).items()}
+
+
+def choose_update(args):
+    """`update` or, with --compile, its compiled form: one graph of losses, gradients and steps."""
+    if not args.compile:
+        return update
+    torch._dynamo.config.trace_autograd_ops = True  # else a gradient would split the graph
+    # kernels called from C++; an Adam step's scalars computed once, not again for each few weights
+    options = {"cpp_wrapper": args.device.startswith("cpu"), "realize_opcount_threshold": 4}
+    return torch.compile(update, options=options)
 
 
 def train(agent, data, args, generator, done, after_step):
@@ -914,8 +930,8 @@ def train(agent, data, args, generator, done, after_step):
     bounds = return_bounds(data, args.discount) if args.bound_targets and args.q_weight > 0 else None
     if bounds is not None:
         print("critic targets are kept from {:.6g} to {:.6g}".format(*bounds), flush=True)
-    run_backward = choose_backward(args)
-    updates = repeat(lambda: update(agent, data, args, generator, bounds, run_backward), generator)
+    run_update = choose_update(args)
+    updates = repeat(lambda: run_update(agent, draw(data, args, generator), args, bounds), generator)
     for step in range(done["policy"], args.total_timesteps, args.policy_frequency):
         metrics = next(updates)
         if args.anneal_actor_learning_rate:

@@ -35,7 +35,7 @@ PARTS = {  # share of time, by the name of PyTorch's operation
     "matrix products": ("aten::mm", "aten::bmm", "aten::addmm", "aten::baddbmm"),
     "LayerNorm": ("aten::native_layer_norm", "aten::native_layer_norm_backward"),
     "ReLU": ("aten::clamp_min", "aten::relu", "aten::threshold_backward"),
-    "optimisers": ("aten::_fused_adam_", "Optimizer.step#Adam.step", "Optimizer.zero_grad#Adam.zero_grad"),
+    "optimisers": ("aten::_fused_adam_", "aten::_foreach_copy_", "aten::copy_", "aten::_foreach_add_", "aten::add_"),
     "sampling": ("aten::index_select", "aten::randint", "aten::random_", "aten::randn", "aten::normal_"),
     "target networks": ("aten::_foreach_lerp_", "aten::lerp_"),
 }
@@ -92,8 +92,8 @@ def td3_bst(arrays, device, **kwargs):
     data = {key: torch.from_numpy(array).to(device) for key, array in zip(module.DATA_KEYS, arrays.values())}
     agent = module.make_agent(arrays["observations"].shape[1], arrays["actions"].shape[1], args, device)
     generator = torch.Generator(device).manual_seed(0)
-    run_backward = module.choose_backward(args)
-    updates = module.repeat(lambda: module.update(agent, data, args, generator, None, run_backward), generator)
+    run_update = module.choose_update(args)
+    updates = module.repeat(lambda: run_update(agent, module.draw(data, args, generator), args), generator)
     return lambda steps: [next(updates) for _ in range(steps // args.policy_frequency)]
 
 

@@ -17,6 +17,7 @@ OWN = {  # what each script has of its own under a name that another one uses to
     "NEEDS": "those of its own arguments",
     "critic_loss": "TD3's target is its policy's action, IQL's the value network",
     "make_agent": "each algorithm's networks and optimisers",
+    "draw": "TD3's critics need noise too",
     "update": "each algorithm's update",
     "train": "IQL scales returns and has a schedule; which run needs a Morse network",
 }

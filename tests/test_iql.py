@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, run_script
-from iql_bst import Actor, Args, Critic, UserError, awr_loss, critic_loss, main, make_agent, mlp, parse_args, resolve, update, value_loss
+from iql_bst import Actor, Args, Critic, UserError, awr_loss, critic_loss, draw, main, make_agent, mlp, parse_args, resolve, update, value_loss
 from test_losses import K, OBS, batch, critic_values, forward, gradient_matches, numbers  # noqa: F401
 from test_run import TINY, weights
 
@@ -106,16 +106,20 @@ def test_the_gaussian_starts_with_a_deviation_of_one():
     assert agent.log_std[0].tolist() == [0] * K
 
 
+def step(agent, data, args, generator):
+    return update(agent, draw(data, args, generator), args)
+
+
 @pytest.mark.parametrize("extraction", ["bst", "awr"])
-def test_the_policy_leaves_values_and_critics_alone(extraction):
+def test_the_policy_leaves_values_and_critics_alone(extraction, monkeypatch):
     """They move as without its step: IQL is the same whatever its policy improvement is."""
-    agents = []
-    for step in (lambda: None, None):
+    agents, descend = [], iql_bst.descend
+    for still in (True, False):
         agent, data, args, generator = make(policy_extraction=extraction, tau=0.25)
         before = copy.deepcopy([agent.target_critic, agent.actor, agent.log_std])
-        if step:
-            agent.actor_optimizer.step = step
-        update(agent, data, args, generator)
+        fixed = agent.actor_optimizer if still else None
+        monkeypatch.setattr(iql_bst, "descend", lambda loss, optimizer: optimizer is fixed or descend(loss, optimizer))
+        step(agent, data, args, generator)
         agents.append(agent)
         for old, now, network in zip(*(n.parameters() for n in (before[0], agent.target_critic, agent.critic))):
             torch.testing.assert_close(now, 0.75 * old + 0.25 * network)
@@ -123,7 +127,7 @@ def test_the_policy_leaves_values_and_critics_alone(extraction):
             any(not torch.equal(p, q) for p, q in zip(old.parameters(), now.parameters()))
             for old, now in zip(before[1:], (agent.actor, agent.log_std))
         ]
-        assert moved == [not step, not step and extraction == "awr"]
+        assert moved == [not still, not still and extraction == "awr"]
     for name in ("value", "critic"):
         for p, q in zip(*(getattr(agent, name).parameters() for agent in agents)):
             assert torch.equal(p, q) and torch.equal(p.grad, q.grad)
@@ -136,24 +140,24 @@ def test_updates_are_the_steps_of_their_losses(extraction):
     kwargs = rates | {"policy_extraction": extraction, "policy_frequency": 2, "tau": 0.25, "discount": 0.9, "expectile": 0.8}
     (agent, data, args, generator), (own, *_, rng) = make(**kwargs), make(**kwargs)
 
-    def step(name, loss):
+    def own_step(name, loss):
         optimizer = getattr(own, f"{name}_optimizer")
         optimizer.zero_grad()
         loss[0].backward()
         optimizer.step()
 
     for _ in range(2):
-        update(agent, data, args, generator)
+        step(agent, data, args, generator)
         for _ in range(2):
             one = iql_bst.sample(data, 16, rng, iql_bst.DATA_KEYS)
-            step("value", value_loss(own.value, own.target_critic, one, 0.8))
-            step("critic", critic_loss(own.critic, own.value, one, 0.9))
+            own_step("value", value_loss(own.value, own.target_critic, one, 0.8))
+            own_step("critic", critic_loss(own.critic, own.value, one, 0.9))
             for target, p in zip(own.target_critic.parameters(), own.critic.parameters()):
                 target.lerp_(p.detach(), 0.25)
         if extraction == "bst":
-            step("actor", iql_bst.actor_loss(own.actor, own.critic, own.morse, one, args))
+            own_step("actor", iql_bst.actor_loss(own.actor, own.critic, own.morse, one, args))
         else:
-            step("actor", awr_loss(own.actor, own.log_std[0], own.value, own.target_critic, one, args))
+            own_step("actor", awr_loss(own.actor, own.log_std[0], own.value, own.target_critic, one, args))
     for name in ("value", "critic", "target_critic", "actor", "log_std"):
         for p, q in zip(getattr(agent, name).parameters(), getattr(own, name).parameters()):
             assert torch.equal(p, q), name
@@ -164,7 +168,7 @@ def test_the_policy_leaves_no_gradient_on_the_critics():
     agents = []
     for q_weight in (1.0, 0.0):
         agent, data, args, generator = make(q_weight=q_weight)
-        update(agent, data, args, generator)
+        step(agent, data, args, generator)
         agents.append(agent)
     assert not torch.equal(agents[0].actor.net[0].weight, agents[1].actor.net[0].weight)
     for p, q in zip(*(agent.critic.parameters() for agent in agents)):
@@ -223,7 +227,7 @@ def test_update_runs_on_meta(extraction):
     args = resolve(Args(env_id=ENV, policy_extraction=extraction))
     agent = make_agent(OBS, K, args, torch.device("meta"))
     data = {key: value.to("meta") for key, value in make()[1].items()}
-    assert all(value.is_meta for value in update(agent, data, args, torch.Generator()).values())
+    assert all(value.is_meta for value in step(agent, data, args, torch.Generator()).values())
 
 
 def test_optimiser_of_the_policy_on_a_gpu(monkeypatch):

@@ -11,6 +11,7 @@ from td3_bst import (
     MorseNetwork,
     actor_loss,
     critic_loss,
+    draw,
     make_agent,
     morse_loss,
     resolve,
@@ -325,7 +326,7 @@ def test_the_smallest_temperature_does_not_freeze_the_policy(batch, detach):
     agent, generator = make_agent(OBS, K, args, torch.device("cpu")), torch.Generator().manual_seed(0)
     data = {key: value.float() for key, value in batch.items()}
     for _ in range(20):
-        update(agent, data, args, generator)
+        update(agent, draw(data, args, generator), args)
     assert all(moments["exp_avg_sq"].isfinite().all() for moments in agent.actor_optimizer.state.values())
 
 

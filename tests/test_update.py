@@ -8,7 +8,7 @@ import iql_bst
 import pytest
 import td3_bst
 import torch
-from td3_bst import Args, make_agent, resolve, train_morse, update
+from td3_bst import Args, draw, make_agent, resolve, train_morse, update
 
 OBS, K, ROWS = 5, 3, 100
 SMALL = dict(batch_size=16, actor_hidden_dims=(8,), critic_hidden_dims=(8, 8), morse_hidden_dims=(8,), morse_batch_size=16)
@@ -29,6 +29,10 @@ def make(seed=0, device="cpu", **kwargs):
     return agent, data, args, torch.Generator().manual_seed(seed)
 
 
+def step(agent, data, args, generator, bounds=None):
+    return update(agent, draw(data, args, generator), args, bounds)
+
+
 def parameters(network):
     return [p.detach().clone() for p in network.parameters()]
 
@@ -43,7 +47,7 @@ def test_delayed_policy_and_targets(frequency):
     agent, data, args, generator = make(policy_frequency=frequency, total_timesteps=6, eval_freq=6, log_freq=6)
     names = ("actor", "critic", "target_actor", "target_critic", "morse")
     before = {name: parameters(getattr(agent, name)) for name in names}
-    metrics = update(agent, data, args, generator)
+    metrics = step(agent, data, args, generator)
     assert {name for name in names if changed(getattr(agent, name), before[name])} == set(names) - {"morse"}
     assert {"loss/critic", "loss/actor", "policy/weight", "policy/q"} <= set(metrics)
     assert not any(value.requires_grad for value in metrics.values())  # a graph kept alive would break a CUDA graph
@@ -57,7 +61,7 @@ def test_updates_are_the_steps_of_their_losses():
     kwargs = {"policy_frequency": 2, "tau": 0.25, "discount": 0.9, "actor_learning_rate": 0.02, "critic_learning_rate": 0.01}
     (agent, data, args, generator), (own, *_, rng) = make(**kwargs), make(**kwargs)
     for _ in range(2):
-        update(agent, data, args, generator)
+        step(agent, data, args, generator)
         for _ in range(2):
             batch = td3_bst.sample(data, args.batch_size, rng, td3_bst.DATA_KEYS)
             noise = (torch.randn(args.batch_size, K, generator=rng) * args.policy_noise).clamp(-args.noise_clip, args.noise_clip)
@@ -119,7 +123,7 @@ def test_morse_steps_are_as_the_arguments_say(monkeypatch):
 def test_polyak_averaging():
     agent, data, args, generator = make(tau=0.25)
     before = {name: parameters(getattr(agent, name)) for name in ("target_actor", "target_critic")}
-    update(agent, data, args, generator)
+    step(agent, data, args, generator)
     for name in ("actor", "critic"):
         for old, now, network in zip(
             before[f"target_{name}"], getattr(agent, f"target_{name}").parameters(), getattr(agent, name).parameters()
@@ -133,7 +137,7 @@ def test_target_noise_is_clipped(monkeypatch):
     original = td3_bst.critic_loss
     monkeypatch.setattr(td3_bst, "critic_loss", lambda *a: seen.append(a[4]) or original(*a))
     agent, data, args, generator = make(policy_noise=0.2, noise_clip=0.3, batch_size=4000)
-    update(agent, data, args, generator)
+    step(agent, data, args, generator)
     assert seen[0].shape == seen[1].shape == (4000, K) and not torch.equal(*seen)
     assert seen[0].abs().max() == pytest.approx(0.3)
     assert seen[0].std().item() == pytest.approx(0.181, abs=0.005)  # of N(0, 0.2) clipped at 1.5 deviations
@@ -175,10 +179,10 @@ def test_behaviour_cloning_trains_no_critic():
         return (agent.actor(data["observations"]) - data["actions"]).square().mean().item()
 
     before, first = parameters(agent.critic), error()
-    metrics = update(agent, data, args, generator)
+    metrics = step(agent, data, args, generator)
     assert not changed(agent.critic, before) and set(metrics) == {"policy/bc_error", "loss/actor"}
     for _ in range(300):
-        update(agent, data, args, generator)
+        step(agent, data, args, generator)
     assert error() < 0.9 * first
 
 
@@ -213,7 +217,7 @@ def test_same_seed_same_weights():
         agent, data, args, generator = make(seed)
         train_morse(agent, data, args, generator)
         for _ in range(5):
-            update(agent, data, args, generator)
+            step(agent, data, args, generator)
         runs.append([p for name in ("actor", "critic", "morse") for p in parameters(getattr(agent, name))])
     assert all(torch.equal(a, b) for a, b in zip(runs[0], runs[1]))
     assert not any(torch.equal(a, b) for a, b in zip(runs[0], runs[2]))
@@ -224,14 +228,21 @@ def test_update_runs_on_meta(weighting):
     """No host synchronisation and no data-dependent shape: `meta` tensors have no values to wait for."""
     agent, data, args, generator = make(device="meta", weighting=weighting)
     train_morse(agent, data, args, generator)
-    metrics = update(agent, data, args, generator, td3_bst.return_bounds(data, args.discount))
+    metrics = step(agent, data, args, generator, td3_bst.return_bounds(data, args.discount))
     assert all(value.is_meta for value in metrics.values())
 
 
+@pytest.fixture
+def float64():
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
 @pytest.mark.parametrize("script", [td3_bst, iql_bst])
-def test_compiled_update_learns_the_same(script, monkeypatch):
-    """As the eager one does, with a step size that changes too, and each loss is one graph with its gradient: traced,
-    that is; to have PyTorch write C++ for it would take minutes."""
+def test_compiled_update_learns_the_same(script, monkeypatch, float64):
+    """As the eager one does, with a step size that changes too, and it is one graph: traced, that is; to have PyTorch
+    write C++ for it would take minutes. In float64, since in float32 the two round Adam's scalars apart."""
     trace = functools.partial(torch.compile, backend="aot_eager")
     monkeypatch.setattr(script.torch, "compile", lambda function, options: trace(function))
     weights = {}
@@ -246,9 +257,7 @@ def test_compiled_update_learns_the_same(script, monkeypatch):
         with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True, trace_autograd_ops=False):
             script.train(agent, data, args, generator, {"morse": 0, "policy": 0}, lambda *_: None)
         weights[compiled] = [p for part in ("actor", "critic", "target_critic") for p in parameters(getattr(agent, part))]
-        losses = 2 if script is td3_bst else 3
-        stats = torch._dynamo.utils.counters["stats"]
-        assert stats["unique_graphs"] == (losses if compiled else 0)  # each with its gradient, and nothing apart from it
+        assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == compiled
         assert not torch._dynamo.utils.counters["graph_break"]
     for one, other in zip(weights[True], weights[False]):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
