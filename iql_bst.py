@@ -59,7 +59,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.tensorboard import SummaryWriter
 
-warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")  # it looks for optimizer.step, not `adam_step`
+warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")  # `adam_step` is what it misses
 gym.logger.min_level = gym.logger.ERROR  # hides warnings that the datasets' environments are out of date
 with contextlib.redirect_stderr(io.StringIO()):  # hides a notice on Adroit's rewards
     import gymnasium_robotics
@@ -83,7 +83,7 @@ class Args:
     matmul_precision: Literal["highest", "high", "medium"] = "high"
     """internal precision of float32 matrix products, if supported: medium bfloat16, high TF32, highest float32"""
     compile: bool = False
-    """whether torch.compile compiles an update's losses and gradients: faster after a minute; needs a C++ compiler"""
+    """whether torch.compile compiles the update, optimisers included: faster after a minute; needs a C++ compiler"""
     total_timesteps: int = 1_000_000
     """critic steps after Morse pre-training; after each policy_frequency of them the policy takes one"""
     eval_freq: int = 50_000
@@ -890,33 +890,33 @@ def make_agent(obs_dim, action_dim, args, device):
     agent.target_critic = copy.deepcopy(agent.critic).requires_grad_(False)
     kernel = args.kernel_scale_factor * action_dim, args.kernel, args.rq_shape
     agent.morse = MorseNetwork(obs_dim, action_dim, args.morse_hidden_dims, *kernel).to(device)
-    fused = {"fused": device.type in ("cpu", "cuda"), "capturable": device.type == "cuda"}
-    kind = {"foreach": True, "capturable": True} if args.compile else fused  # the compiler fuses the former's steps
+    eager = {"fused": device.type in ("cpu", "cuda"), "capturable": device.type == "cuda"}
+    kind = {"foreach": True, "capturable": True} if args.compile else eager  # foreach is what torch.compile can fuse
     policy = list(agent.actor.parameters())
     if args.policy_extraction == "awr":
         policy += agent.log_std.parameters()
     rate = args.actor_learning_rate
     if kind["capturable"]:
-        rate = torch.tensor(rate, device=device)  # a graph would freeze a number, but reads a tensor
+        rate = torch.tensor(rate, device=device)  # a CUDA graph freezes a number, torch.compile compiles for each
     agent.actor_optimizer = torch.optim.Adam(policy, rate, **kind)
     agent.value_optimizer = torch.optim.Adam(agent.value.parameters(), args.value_learning_rate, **kind)
     agent.critic_optimizer = torch.optim.Adam(agent.critic.parameters(), args.critic_learning_rate, **kind)
-    agent.morse_optimizer = torch.optim.Adam(agent.morse.parameters(), args.morse_learning_rate, **fused)
+    agent.morse_optimizer = torch.optim.Adam(agent.morse.parameters(), args.morse_learning_rate, **eager)
     for parameter in [*policy, *agent.value.parameters(), *agent.critic.parameters()]:
-        parameter.grad = torch.zeros_like(parameter)  # for `descend`
+        parameter.grad = torch.zeros_like(parameter)  # `descend` overwrites it
     steps = max(args.total_timesteps // args.policy_frequency, 1)
     agent.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(agent.actor_optimizer, steps)
     return agent
 
 
-adam_step = inspect.unwrap(torch.optim.Adam.step)  # without its wrappers, at which a graph of torch.compile would end
+adam_step = inspect.unwrap(torch.optim.Adam.step)  # the bare step: its wrappers would end a graph of torch.compile
 
 
 def descend(loss, optimizer):
-    """One step of the optimiser, which is Adam: of its parameters alone, so the policy's loss, say, moves no critic.
+    """One Adam step of the optimiser's own parameters: the policy's loss, say, adds no gradient to the critics'.
 
-    The same as zero_grad, backward and step, but torch.compile takes it into one graph with the loss: gradients are
-    overwritten in place, and `adam_step` has no wrappers."""
+    As zero_grad, loss.backward(inputs=parameters) and optimizer.step(), but in a form that torch.compile takes into one
+    graph: gradients go into the tensors that are there."""
     parameters = optimizer.param_groups[0]["params"]
     gradients = torch.autograd.grad(loss, parameters)
     with torch.no_grad():
@@ -925,15 +925,15 @@ def descend(loss, optimizer):
 
 
 def draw(data, args, generator):
-    """A batch, of every field of the data, for each step of the critics."""
+    """A list of `policy_frequency` batches, one for each step of the critics: every field of the data."""
     return [sample(data, args.batch_size, generator, DATA_KEYS) for _ in range(args.policy_frequency)]
 
 
 def update(agent, batches, args):
-    """On each batch a step of IQL's value, critics and target critics, then, on the last, one of the policy.
+    """One update: a step of IQL's value, critics and target critics on each batch, then one of the policy on the last.
 
-    `batches` are what `draw` gives. Returns metrics of the last of these steps as tensors, scalars or (batch,): nothing
-    waits for the device."""
+    `batches` are from `draw`. Returns metrics of the last of these steps as tensors, scalars or (batch,): nothing waits
+    for the device."""
     for batch in batches:
         loss, metrics = value_loss(agent.value, agent.target_critic, batch, args.expectile)
         descend(loss, agent.value_optimizer)
@@ -942,10 +942,10 @@ def update(agent, batches, args):
         with torch.no_grad():  # target <- (1 - tau) target + tau network
             torch._foreach_lerp_(list(agent.target_critic.parameters()), list(agent.critic.parameters()), args.tau)
     if args.policy_extraction == "bst":
-        loss, policy_metrics = actor_loss(agent.actor, agent.critic, agent.morse, batch, args)
+        loss, policy_metrics = actor_loss(agent.actor, agent.critic, agent.morse, batches[-1], args)
     else:
         networks = agent.actor, agent.log_std[0], agent.value, agent.target_critic
-        loss, policy_metrics = awr_loss(*networks, batch, args)
+        loss, policy_metrics = awr_loss(*networks, batches[-1], args)
     descend(loss, agent.actor_optimizer)
     return {name: value.detach() for name, value in (metrics | critic_metrics | policy_metrics).items()}
 
@@ -954,10 +954,11 @@ def choose_update(args):
     """`update` or, with --compile, its compiled form: one graph of losses, gradients and steps."""
     if not args.compile:
         return update
-    torch._dynamo.config.trace_autograd_ops = True  # else a gradient would split the graph
-    # kernels called from C++; an Adam step's scalars computed once, not again for each few weights
-    options = {"cpp_wrapper": args.device.startswith("cpu"), "realize_opcount_threshold": 4}
-    return torch.compile(update, options=options)
+    torch._dynamo.config.trace_autograd_ops = True  # else autograd.grad would end the graph
+    options = {}
+    if args.device.startswith("cpu"):  # C++ calls the kernels, and Adam's bias corrections are not computed per weight
+        options = {"cpp_wrapper": True, "realize_opcount_threshold": 4}
+    return torch.compile(update, fullgraph=True, options=options)
 
 
 def train(agent, data, args, generator, done, after_step):
@@ -1079,6 +1080,8 @@ def main(args):
     torch.set_float32_matmul_precision(args.matmul_precision)
     if args.compile and not args.evaluate:
         with explain("--compile cannot be used here", "start a new run without it"):
+            if torch._dynamo.config.disable:
+                raise RuntimeError("TORCH_COMPILE_DISABLE is set")
             torch.compile(torch.sin)(torch.zeros(1, device=device))
     if args.evaluate:
         with explain(f"{args.evaluate} has no policy that can be evaluated", "train one first"):

@@ -56,7 +56,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.tensorboard import SummaryWriter
 
-warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")  # it looks for optimizer.step, not `adam_step`
+warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")  # `adam_step` is what it misses
 gym.logger.min_level = gym.logger.ERROR  # hides warnings that the datasets' environments are out of date
 with contextlib.redirect_stderr(io.StringIO()):  # hides a notice on Adroit's rewards
     import gymnasium_robotics
@@ -80,7 +80,7 @@ class Args:
     matmul_precision: Literal["highest", "high", "medium"] = "high"
     """internal precision of float32 matrix products, if supported: medium bfloat16, high TF32, highest float32"""
     compile: bool = False
-    """whether torch.compile compiles an update's losses and gradients: faster after a minute; needs a C++ compiler"""
+    """whether torch.compile compiles the update, optimisers included: faster after a minute; needs a C++ compiler"""
     total_timesteps: int = 1_000_000
     """critic steps after Morse pre-training; after each policy_frequency of them the policy takes one"""
     eval_freq: int = 50_000
@@ -851,30 +851,30 @@ def make_agent(obs_dim, action_dim, args, device):
     agent.target_critic = copy.deepcopy(agent.critic).requires_grad_(False)
     kernel = args.kernel_scale_factor * action_dim, args.kernel, args.rq_shape
     agent.morse = MorseNetwork(obs_dim, action_dim, args.morse_hidden_dims, *kernel).to(device)
-    fused = {"fused": device.type in ("cpu", "cuda"), "capturable": device.type == "cuda"}
-    kind = {"foreach": True, "capturable": True} if args.compile else fused  # the compiler fuses the former's steps
+    eager = {"fused": device.type in ("cpu", "cuda"), "capturable": device.type == "cuda"}
+    kind = {"foreach": True, "capturable": True} if args.compile else eager  # foreach is what torch.compile can fuse
     rate = args.actor_learning_rate
     if args.anneal_actor_learning_rate and kind["capturable"]:
-        rate = torch.tensor(rate, device=device)  # a graph would freeze a number, but reads a tensor
+        rate = torch.tensor(rate, device=device)  # a CUDA graph freezes a number, torch.compile compiles for each
     agent.actor_optimizer = torch.optim.Adam(agent.actor.parameters(), rate, **kind)
     agent.critic_optimizer = torch.optim.Adam(agent.critic.parameters(), args.critic_learning_rate, **kind)
-    agent.morse_optimizer = torch.optim.Adam(agent.morse.parameters(), args.morse_learning_rate, **fused)
+    agent.morse_optimizer = torch.optim.Adam(agent.morse.parameters(), args.morse_learning_rate, **eager)
     for parameter in [*agent.actor.parameters(), *agent.critic.parameters()]:
-        parameter.grad = torch.zeros_like(parameter)  # for `descend`
+        parameter.grad = torch.zeros_like(parameter)  # `descend` overwrites it
     if args.anneal_actor_learning_rate:
         steps = max(args.total_timesteps // args.policy_frequency, 1)
         agent.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(agent.actor_optimizer, steps)
     return agent
 
 
-adam_step = inspect.unwrap(torch.optim.Adam.step)  # without its wrappers, at which a graph of torch.compile would end
+adam_step = inspect.unwrap(torch.optim.Adam.step)  # the bare step: its wrappers would end a graph of torch.compile
 
 
 def descend(loss, optimizer):
-    """One step of the optimiser, which is Adam: of its parameters alone, so the policy's loss, say, moves no critic.
+    """One Adam step of the optimiser's own parameters: the policy's loss, say, adds no gradient to the critics'.
 
-    The same as zero_grad, backward and step, but torch.compile takes it into one graph with the loss: gradients are
-    overwritten in place, and `adam_step` has no wrappers."""
+    As zero_grad, loss.backward(inputs=parameters) and optimizer.step(), but in a form that torch.compile takes into one
+    graph: gradients go into the tensors that are there."""
     parameters = optimizer.param_groups[0]["params"]
     gradients = torch.autograd.grad(loss, parameters)
     with torch.no_grad():
@@ -883,7 +883,8 @@ def descend(loss, optimizer):
 
 
 def draw(data, args, generator):
-    """A batch for each step of the critics: every field of the data and, unless cloning, noise (batch, k) as clipped."""
+    """A list of `policy_frequency` batches, one for each step of the critics: every field of the data and, unless it is
+    cloning, the noise (batch, k) of the target actions, clipped."""
     batches = []
     for _ in range(args.policy_frequency):
         batch = sample(data, args.batch_size, generator, DATA_KEYS)
@@ -897,15 +898,15 @@ def draw(data, args, generator):
 def update(agent, batches, args, bounds=None):
     """One update of TD3-BST: a step of the critics on each batch, then one of the policy and both target networks.
 
-    `batches` are what `draw` gives, `bounds` those of the critics' targets. Returns metrics of the last of these steps
-    as tensors, scalars or (batch,): nothing waits for the device."""
+    `batches` are from `draw`, `bounds` those of the critics' targets. Returns metrics of the last of these steps as
+    tensors, scalars or (batch,): nothing waits for the device."""
     metrics = {}
-    for batch in batches:
-        if args.q_weight > 0:
-            critic, targets = agent.critic, (agent.target_critic, agent.target_actor)
-            loss, metrics = critic_loss(critic, *targets, batch, batch["noise"], args.discount, bounds)
+    if args.q_weight > 0:
+        for batch in batches:
+            networks = agent.critic, agent.target_critic, agent.target_actor
+            loss, metrics = critic_loss(*networks, batch, batch["noise"], args.discount, bounds)
             descend(loss, agent.critic_optimizer)
-    loss, policy_metrics = actor_loss(agent.actor, agent.critic, agent.morse, batch, args)  # the last batch, as in TD3
+    loss, policy_metrics = actor_loss(agent.actor, agent.critic, agent.morse, batches[-1], args)  # as in TD3
     descend(loss, agent.actor_optimizer)
     with torch.no_grad():  # target <- (1 - tau) target + tau network
         for target, network in (agent.target_actor, agent.actor), (agent.target_critic, agent.critic):
@@ -917,10 +918,11 @@ def choose_update(args):
     """`update` or, with --compile, its compiled form: one graph of losses, gradients and steps."""
     if not args.compile:
         return update
-    torch._dynamo.config.trace_autograd_ops = True  # else a gradient would split the graph
-    # kernels called from C++; an Adam step's scalars computed once, not again for each few weights
-    options = {"cpp_wrapper": args.device.startswith("cpu"), "realize_opcount_threshold": 4}
-    return torch.compile(update, options=options)
+    torch._dynamo.config.trace_autograd_ops = True  # else autograd.grad would end the graph
+    options = {}
+    if args.device.startswith("cpu"):  # C++ calls the kernels, and Adam's bias corrections are not computed per weight
+        options = {"cpp_wrapper": True, "realize_opcount_threshold": 4}
+    return torch.compile(update, fullgraph=True, options=options)
 
 
 def train(agent, data, args, generator, done, after_step):
@@ -1044,6 +1046,8 @@ def main(args):
     torch.set_float32_matmul_precision(args.matmul_precision)
     if args.compile and not args.evaluate:
         with explain("--compile cannot be used here", "start a new run without it"):
+            if torch._dynamo.config.disable:
+                raise RuntimeError("TORCH_COMPILE_DISABLE is set")
             torch.compile(torch.sin)(torch.zeros(1, device=device))
     if args.evaluate:
         with explain(f"{args.evaluate} has no policy that can be evaluated", "train one first"):

@@ -35,7 +35,7 @@ PARTS = {  # share of time, by the name of PyTorch's operation
     "matrix products": ("aten::mm", "aten::bmm", "aten::addmm", "aten::baddbmm"),
     "LayerNorm": ("aten::native_layer_norm", "aten::native_layer_norm_backward"),
     "ReLU": ("aten::clamp_min", "aten::relu", "aten::threshold_backward"),
-    "optimisers": ("aten::_fused_adam_", "aten::_foreach_copy_", "aten::copy_", "aten::_foreach_add_", "aten::add_"),
+    "optimisers": ("aten::_fused_adam_", "aten::_foreach_copy_", "aten::_foreach_add_", "aten::add_"),
     "sampling": ("aten::index_select", "aten::randint", "aten::random_", "aten::randn", "aten::normal_"),
     "target networks": ("aten::_foreach_lerp_", "aten::lerp_"),
 }

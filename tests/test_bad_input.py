@@ -397,6 +397,8 @@ def test_compile_without_a_compiler(pointmaze, tmp_path):
     process = run_script("td3_bst.py", *flags, ok=False, **without)
     assert process.returncode == 1 and not (tmp_path / "runs").exists()
     assert process.stderr.splitlines()[-1].startswith("error: --compile cannot be used here")
+    process = run_script("td3_bst.py", *flags, ok=False, TORCH_COMPILE_DISABLE="1")
+    assert process.returncode == 1 and "error: --compile cannot be used here" in process.stderr
     run = tmp_path / "run"
     run.mkdir()
     (run / "args.json").write_text(json.dumps({"args": {"env_id": pointmaze, "device": "cpu", "compile": True}}))

@@ -1,6 +1,5 @@
 """One update: target networks, frozen networks, delayed policy, noise, seeds, no host synchronisation."""
 
-import dataclasses
 import functools
 import math
 
@@ -239,19 +238,30 @@ def float64():
     torch.set_default_dtype(torch.float32)
 
 
-@pytest.mark.parametrize("script", [td3_bst, iql_bst])
-def test_compiled_update_learns_the_same(script, monkeypatch, float64):
+CONFIGURATIONS = [
+    (td3_bst, {"anneal_actor_learning_rate": True, "bound_targets": True}),
+    (td3_bst, {"q_weight": 0.0, "weighting": "constant"}),
+    (td3_bst, {"policy_frequency": 3}),
+    (iql_bst, {}),
+    (iql_bst, {"policy_extraction": "awr", "policy_frequency": 2}),
+]
+
+
+@pytest.mark.parametrize("script, kwargs", CONFIGURATIONS)
+def test_compiled_update_learns_the_same(script, kwargs, monkeypatch, float64):
     """As the eager one does, with a step size that changes too, and it is one graph: traced, that is; to have PyTorch
     write C++ for it would take minutes. In float64, since in float32 the two round Adam's scalars apart."""
-    trace = functools.partial(torch.compile, backend="aot_eager")
-    monkeypatch.setattr(script.torch, "compile", lambda function, options: trace(function))
-    weights = {}
+    trace, weights = functools.partial(torch.compile, backend="aot_eager"), {}
+
+    def compile(function, fullgraph, options):
+        assert options.keys() <= set(torch._inductor.list_options())
+        return trace(function, fullgraph=fullgraph)
+
+    monkeypatch.setattr(script.torch, "compile", compile)
     for compiled in (True, False):
         torch._dynamo.reset()
         torch._dynamo.utils.counters.clear()
-        kwargs = SMALL | {"morse_steps": 3, "total_timesteps": 60, "anneal_actor_learning_rate": True, "compile": compiled}
-        fields = {field.name for field in dataclasses.fields(script.Args)}
-        args = script.resolve(script.Args(**{name: value for name, value in kwargs.items() if name in fields}))
+        args = script.resolve(script.Args(**SMALL, morse_steps=3, total_timesteps=60, compile=compiled, **kwargs))
         _, data, _, generator = make()
         agent = script.make_agent(OBS, K, args, torch.device("cpu"))
         with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True, trace_autograd_ops=False):
