@@ -59,7 +59,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.tensorboard import SummaryWriter
 
-warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")  # `adam_step` is what it misses
+warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")  # `descend` steps without optimizer.step()
 gym.logger.min_level = gym.logger.ERROR  # hides warnings that the datasets' environments are out of date
 with contextlib.redirect_stderr(io.StringIO()):  # hides a notice on Adroit's rewards
     import gymnasium_robotics
