@@ -128,8 +128,11 @@ def test_graph_and_eager_learn_alike(capsys):
         run_update, bounds = choose_update(args), return_bounds(data, args.discount)
         torch.manual_seed(1)
         agent, generator = make_agent(11, 3, args, device), torch.Generator(device).manual_seed(1)
-        eager = iter(lambda: run_update(agent, draw(data, args, generator), args, bounds), None)
-        steps = eager if name == "eager" else repeat(lambda: next(eager), generator)
+
+        def step():
+            return run_update(agent, draw(data, args, generator), args, bounds)
+
+        steps = iter(step, None) if name == "eager" else repeat(step, generator)
         values = []
         for i in range(1000 // args.policy_frequency):
             if i == 10:  # compiled, warm and recorded

@@ -10,7 +10,22 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, run_script
-from iql_bst import Actor, Args, Critic, UserError, awr_loss, critic_loss, draw, main, make_agent, mlp, parse_args, resolve, update, value_loss
+from iql_bst import (
+    Actor,
+    Args,
+    Critic,
+    UserError,
+    awr_loss,
+    critic_loss,
+    draw,
+    main,
+    make_agent,
+    mlp,
+    parse_args,
+    resolve,
+    update,
+    value_loss,
+)
 from test_losses import K, OBS, batch, critic_values, forward, gradient_matches, numbers  # noqa: F401
 from test_run import TINY, weights
 
